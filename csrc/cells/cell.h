@@ -1,0 +1,64 @@
+// The seam between cells and schedules.
+//
+// A cell describes a forward pass and its adjoint (BPTT). A pass is
+//
+//   kBackward     true where steps are taken against the direction of the forward pass
+//   kOperands     what the matrices read: buffers that the schedule keeps for each row of the batch
+//   kCarries      values that a row hands from phase to phase and from step to step, besides the operands
+//   Phases        what happens at each step, in order
+//
+// and a phase is one matrix or none, followed by pointwise arithmetic of each unit:
+//
+//   kUnits        the unit set that the phase computes (index into Recurrence::units)
+//   kColumns      matrix results for each unit: its gates. 0: the phase has no matrix
+//   kMatrix       index into Recurrence::matrices
+//   kTransposed   the matrix is applied transposed, as adjoints do
+//   kOperand      index into kOperands
+//   kSameStep     the operand was put by an earlier phase of this step, not by the step before
+//   kStatistics   row sums that the phase leaves for the next phase
+//   run(At&)      the arithmetic, through the accessor below
+//
+// The same text of `run` serves a scalar, a SIMD vector and a CUDA thread: At::Value says which. Indices below
+// name places in the pass's own enums; `part` counts gates where a row holds several for each unit.
+//
+//   Value matrix(gate)          result of the phase's matrix; zero for rows that just entered the sequence,
+//                               unless their operand has an initial value
+//   Value load(stream, part)    value at this step; zero if the stream is absent
+//   Value previous(stream)      value at the step before in processing order; zero on entering
+//   Value entry(end)            for a row that enters at this step, its initial value; otherwise zero
+//   Value vector(i, part)       a parameter of the unit; zero if absent
+//   Value store(stream, v)      writes v and returns it as rounded to the stream's dtype
+//   put(operand, v, part)       what later matrices shall see
+//   Value carry(i) / keep(i, v) reads, writes a carried value; zero when a row enters the sequence
+//   add(i, v) / sum(i)          adds to the row's statistic; reads, in later phases, its sum over all units
+//   units()                     how many units the phase has
+//   Value tanh(v)               elementary functions
+//
+// Nothing here knows how rows and units are spread over workers. Sums are formed from partials of fixed size
+// in a fixed order, so a result does not depend on the schedule.
+#pragma once
+
+#if defined(__CUDACC__)
+#define RNNFAST_INLINE __host__ __device__ __forceinline__
+#else
+#define RNNFAST_INLINE inline __attribute__((always_inline))
+#endif
+
+namespace rnnfast {
+
+struct Operand {
+  int units;         // index into Recurrence::units
+  int parts = 1;     // gates per unit
+  int initial = -1;  // index into Recurrence::ends of what rows enter with; -1: nothing, which reads as zero
+};
+
+// Defaults that most phases share.
+struct Phase {
+  static constexpr int kUnits = 0, kColumns = 1, kMatrix = 0, kOperand = 0, kStatistics = 0;
+  static constexpr bool kTransposed = false, kSameStep = false;
+};
+
+template <class... P>
+struct PhaseList {};
+
+}  // namespace rnnfast

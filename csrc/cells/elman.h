@@ -1,0 +1,74 @@
+// Elman RNN (Elman 1990, "Finding structure in time"), in torch's form:
+//   h_t = f(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh),  f = tanh or relu.
+#pragma once
+
+#include "cell.h"
+
+namespace rnnfast {
+
+struct Tanh {
+  template <class At, class V>
+  static RNNFAST_INLINE V apply(const At& at, V x) {
+    return at.tanh(x);
+  }
+  // f'(x) dh, in terms of h = f(x).
+  template <class V>
+  static RNNFAST_INLINE V adjoint(V dh, V h) {
+    return dh * (1 - h * h);
+  }
+};
+
+// As torch's relu and threshold_backward treat NaN: it passes through both ways.
+struct Relu {
+  template <class At, class V>
+  static RNNFAST_INLINE V apply(const At&, V x) {
+    return x < 0 ? V{} : x;
+  }
+  template <class V>
+  static RNNFAST_INLINE V adjoint(V dh, V h) {
+    return h <= 0 ? V{} : dh;
+  }
+};
+
+template <class Nonlinearity>
+struct Elman {
+  struct Forward {
+    enum Streams { kGates, kY };  // kGates: W_ih x + b
+    enum Ends { kH0 };
+    enum Vectors { kBias };
+    static constexpr bool kBackward = false;
+    static constexpr Operand kOperands[] = {{0, 1, kH0}};
+    static constexpr int kCarries = 0;
+
+    struct Step : Phase {
+      template <class At>
+      static RNNFAST_INLINE void run(At& at) {
+        const auto pre = at.matrix(0) + at.load(kGates) + at.vector(kBias);
+        at.put(0, at.store(kY, Nonlinearity::apply(at, pre)));
+      }
+    };
+    using Phases = PhaseList<Step>;
+  };
+
+  struct Adjoint {
+    enum Streams { kDy, kY, kDGates };
+    enum Ends { kDhN };
+    static constexpr bool kBackward = true;
+    static constexpr Operand kOperands[] = {{0}};
+    static constexpr int kCarries = 0;
+
+    struct Step : Phase {
+      static constexpr bool kTransposed = true;
+      template <class At>
+      static RNNFAST_INLINE void run(At& at) {
+        const auto dh = at.matrix(0) + at.load(kDy) + at.entry(kDhN);
+        const auto dgates = Nonlinearity::adjoint(dh, at.load(kY));
+        at.store(kDGates, dgates);
+        at.put(0, dgates);
+      }
+    };
+    using Phases = PhaseList<Step>;
+  };
+};
+
+}  // namespace rnnfast

@@ -1,0 +1,141 @@
+// What a cell sees of its surroundings on a CPU: the accessor of cells/cell.h for one vector of units of one
+// row, and the state that the rows of one worker share.
+#pragma once
+
+#include "../cells/cell.h"
+#include "packing.h"
+#include "vec_math.h"
+
+namespace rnnfast {
+
+constexpr int kMaxOperands = 3, kMaxCarries = 3, kMaxStatistics = 2;
+
+// Rows row_begin .. row_end-1 of one group, at one step. Pointers are to the row that the batch calls 0, except
+// in the worker's own buffers, whose row 0 is row_begin.
+template <class S>
+struct Rows {
+  using C = Compute<S>;
+
+  const Recurrence* recurrence;
+  int64_t group, row_begin, row_end;
+
+  S* now[kMaxStreams];
+  const S* before[kMaxStreams];
+
+  // Operand i as matrices see it ([0]: put at the step before, [1]: put at this step), and its row stride.
+  C* operands[kMaxOperands][2];
+  int64_t operand_stride[kMaxOperands];
+  C* carries[kMaxCarries];
+  int64_t carry_stride;
+  // Partial sums, a vector for each (statistic, row, panel), and the row sums of the phase before.
+  C* partials;
+  int64_t partial_panels;
+  C* sums[kMaxStatistics];
+
+  int64_t rows() const { return row_end - row_begin; }
+};
+
+template <class S, bool kWhole>
+class Accessor {
+  using C = Compute<S>;
+  static constexpr int VL = kLanes<S>;
+
+ public:
+  using Value = Vec<C>;
+
+  // `lanes` units from `unit` on, of batch row `row`; `matrix`: the phase's result for them, by gates.
+  Accessor(const Rows<S>& rows, const C* matrix, int64_t row, bool entering, int64_t units, int64_t unit,
+           int64_t panel, int lanes)
+      : rows_(rows),
+        matrix_(matrix),
+        row_(row),
+        own_row_(row - rows.row_begin),
+        units_(units),
+        unit_(unit),
+        panel_(panel),
+        lanes_(lanes),
+        entering_(entering) {}
+
+  Value matrix(int gate) const { return rnnfast::load(matrix_ + gate * VL); }
+
+  Value load(int stream, int part = 0) const { return read(rows_.now[stream], stream, part); }
+
+  Value previous(int stream, int part = 0) const {
+    return entering_ ? Value{} : read(rows_.before[stream], stream, part);
+  }
+
+  Value entry(int end) const {
+    const End& e = rows_.recurrence->ends[end];
+    if (!entering_ || !e.data) return Value{};
+    return read_units(static_cast<const S*>(e.data) + rows_.group * e.group + row_ * e.row + unit_);
+  }
+
+  Value vector(int i, int part = 0) const {
+    const Vector& v = rows_.recurrence->vectors[i];
+    if (!v.data) return Value{};
+    return read_units(static_cast<const S*>(v.data) + rows_.group * v.group + part * units_ + unit_);
+  }
+
+  Value store(int stream, Value v, int part = 0) {
+    S* p = rows_.now[stream];
+    if (p) {
+      p += row_ * rows_.recurrence->streams[stream].row + part * units_ + unit_;
+      if constexpr (kWhole) {
+        rnnfast::store(p, v);
+      } else {
+        rnnfast::store(p, v, lanes_);
+      }
+    }
+    return rounded<S>(v);
+  }
+
+  void put(int operand, Value v, int part = 0) {
+    C* p = rows_.operands[operand][1] + own_row_ * rows_.operand_stride[operand] + part * units_ + unit_;
+    if constexpr (kWhole) {
+      rnnfast::store(p, v);
+    } else {
+      rnnfast::store(p, v, lanes_);
+    }
+  }
+
+  Value carry(int i) const { return rnnfast::load(carried(i)); }
+  void keep(int i, Value v) { rnnfast::store(carried(i), v); }
+
+  void add(int i, Value v) {
+    if constexpr (!kWhole) {
+      for (int lane = lanes_; lane < VL; ++lane) v[lane] = 0;
+    }
+    C* p = rows_.partials + ((i * rows_.rows() + own_row_) * rows_.partial_panels + panel_) * VL;
+    rnnfast::store(p, rnnfast::load(p) + v);
+  }
+
+  Value sum(int i) const { return broadcast<S>(rows_.sums[i][own_row_]); }
+
+  int64_t units() const { return units_; }
+
+  static Value tanh(Value v) { return rnnfast::tanh(v); }
+
+ private:
+  Value read(const S* base, int stream, int part) const {
+    if (!base) return Value{};
+    return read_units(base + row_ * rows_.recurrence->streams[stream].row + part * units_ + unit_);
+  }
+
+  Value read_units(const S* p) const {
+    if constexpr (kWhole) {
+      return rnnfast::load(p);
+    } else {
+      return rnnfast::load(p, lanes_);
+    }
+  }
+
+  C* carried(int i) const { return rows_.carries[i] + own_row_ * rows_.carry_stride + unit_; }
+
+  const Rows<S>& rows_;
+  const C* matrix_;
+  int64_t row_, own_row_, units_, unit_, panel_;
+  int lanes_;
+  bool entering_;
+};
+
+}  // namespace rnnfast

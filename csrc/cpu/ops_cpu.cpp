@@ -1,0 +1,133 @@
+// The operators on the CPU: check, plan, run.
+#include <cstring>
+
+#include "../cells/elman.h"
+#include "../plan.h"
+#include "kernels.h"
+#include "tensors.h"
+#include "vec.h"
+
+namespace rnnfast {
+namespace {
+
+thread_local std::string last_plan_run;
+
+bool is_relu(const std::string& nonlinearity) {
+  STD_TORCH_CHECK(nonlinearity == "tanh" || nonlinearity == "relu", "nonlinearity: got '", nonlinearity,
+                  "', expected 'tanh' or 'relu'");
+  return nonlinearity == "relu";
+}
+
+template <class... Option>
+void refuse(const char* names, const Option&... options) {
+  STD_TORCH_CHECK(!(options.has_value() || ...), names, ": reserved, not supported by this version");
+}
+
+void plan_and_run(const Recurrence& r, Pass pass, bool relu, Dtype dtype) {
+  Problem problem;
+  problem.cell = relu ? Cell::elman_relu : Cell::elman_tanh, problem.pass = pass, problem.dtype = dtype, problem.isa = kIsa;
+  problem.T = r.T, problem.B = r.B, problem.H = r.units[0], problem.G = r.G;
+  problem.threads = static_cast<int>(torch::stable::get_num_threads());
+  const Plan plan = rnnfast::plan(problem);
+  last_plan_run = describe(plan);
+  run_elman(r, pass, relu, dtype, plan.workers);
+}
+
+// Copies each row's last value in processing order, or its initial value if there was no step.
+void copy_last(const Recurrence& r, const Stream& from, const std::optional<Tensor>& initial, const Tensor& to,
+               size_t element) {
+  const int64_t H = r.units[0];
+  char* out = static_cast<char*>(to.data_ptr());
+  for (int64_t g = 0; g < r.G; ++g) {
+    int64_t t = r.reversed(g) ? 0 : r.T - 1;
+    for (int64_t b = 0; b < r.B; ++b, out += H * element) {
+      if (!r.reversed(g)) t = r.T - 1;
+      while (t > 0 && r.active(t) <= b) --t;
+      const char* row = nullptr;
+      if (r.T > 0) {
+        row = static_cast<char*>(from.data) + (r.position(from, g, t) + b * from.row) * element;
+      } else if (initial) {
+        row = static_cast<char*>(initial->data_ptr()) + (g * initial->stride(0) + b * initial->stride(1)) * element;
+      }
+      row ? std::memcpy(out, row, H * element) : std::memset(out, 0, H * element);
+    }
+  }
+}
+
+std::tuple<Tensor, Tensor> elman(const Tensor& gates, const Tensor& w_hh, const std::optional<Tensor>& bias,
+                                 const std::optional<Tensor>& h0, const std::string& nonlinearity,
+                                 int64_t direction, bool batch_first, const std::optional<Tensor>& batch_sizes,
+                                 const std::optional<Tensor>& reset, const std::optional<int64_t>& seed,
+                                 const std::optional<std::string>& precision) {
+  using Places = Elman<Tanh>::Forward;
+  refuse("reset, seed, precision", reset, seed, precision);
+  const bool relu = is_relu(nonlinearity);
+  const Layout layout(gates, "gates", direction, batch_first, batch_sizes);
+  const int64_t H = gates.size(gates.dim() - 1);
+  const Dtype dtype = dtype_of(gates, "gates");
+  check("w_hh", w_hh, {layout.G, H, H}, gates);
+  if (bias) check("bias", *bias, {layout.G, H}, gates);
+  if (h0) check("h0", *h0, {layout.G, layout.B, H}, gates);
+
+  const Tensor x = with_dense_rows(gates), w = with_dense_rows(w_hh);
+  std::optional<Tensor> b, h;
+  if (bias) b = with_dense_rows(*bias);
+  if (h0) h = with_dense_rows(*h0);
+  Tensor y = empty_contiguous(layout.shape(H), gates);
+  Tensor h_n = empty_contiguous({layout.G, layout.B, H}, gates);
+
+  Recurrence r = layout.recurrence(H);
+  r.streams[Places::kGates] = layout.stream(x);
+  r.streams[Places::kY] = layout.stream(y);
+  r.matrices[0] = matrix_of(w);
+  if (b) r.vectors[Places::kBias] = {b->data_ptr(), b->stride(0)};
+  if (h) r.ends[Places::kH0] = end_of(*h);
+  plan_and_run(r, Pass::forward, relu, dtype);
+  copy_last(r, r.streams[Places::kY], h, h_n, gates.element_size());
+  return {y, h_n};
+}
+
+Tensor elman_bptt(const std::optional<Tensor>& dy, const std::optional<Tensor>& dh_n, const Tensor& y,
+                  const Tensor& w_hh, const std::string& nonlinearity, int64_t direction, bool batch_first,
+                  const std::optional<Tensor>& batch_sizes, const std::optional<Tensor>& reset,
+                  const std::optional<int64_t>& seed, const std::optional<double>& clip,
+                  const std::optional<Tensor>& norms, const std::optional<std::string>& precision) {
+  using Places = Elman<Tanh>::Adjoint;
+  refuse("reset, seed, clip, norms, precision", reset, seed, clip, norms, precision);
+  const bool relu = is_relu(nonlinearity);
+  const Layout layout(y, "y", direction, batch_first, batch_sizes);
+  const int64_t H = y.size(y.dim() - 1);
+  const Dtype dtype = dtype_of(y, "y");
+  check("w_hh", w_hh, {layout.G, H, H}, y);
+  if (dy) check("dy", *dy, layout.shape(H), y);
+  if (dh_n) check("dh_n", *dh_n, {layout.G, layout.B, H}, y);
+
+  const Tensor h = with_dense_rows(y), w = with_dense_rows(w_hh);
+  std::optional<Tensor> d, d_n;
+  if (dy) d = with_dense_rows(*dy);
+  if (dh_n) d_n = with_dense_rows(*dh_n);
+  Tensor dgates = empty_contiguous(layout.shape(H), y);
+
+  Recurrence r = layout.recurrence(H);
+  if (d) r.streams[Places::kDy] = layout.stream(*d);
+  r.streams[Places::kY] = layout.stream(h);
+  r.streams[Places::kDGates] = layout.stream(dgates);
+  r.matrices[0] = matrix_of(w);
+  if (d_n) r.ends[Places::kDhN] = end_of(*d_n);
+  plan_and_run(r, Pass::bptt, relu, dtype);
+  return dgates;
+}
+
+std::string last_plan() { return last_plan_run; }
+
+}  // namespace
+}  // namespace rnnfast
+
+STABLE_TORCH_LIBRARY_IMPL(rnnfast, CPU, m) {
+  m.impl("elman", TORCH_BOX(&rnnfast::elman));
+  m.impl("elman_bptt", TORCH_BOX(&rnnfast::elman_bptt));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(rnnfast, CompositeExplicitAutograd, m) {
+  m.impl("last_plan", TORCH_BOX(&rnnfast::last_plan));
+}

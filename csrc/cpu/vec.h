@@ -1,0 +1,200 @@
+// SIMD values of the instruction set that this library is compiled for, in GCC/Clang vector types: arithmetic
+// is written with operators, the same for every width. 16-bit dtypes are storage only; they are computed in
+// float32.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+#include "../plan.h"
+
+namespace rnnfast {
+
+#if defined(__AVX512F__)
+constexpr Isa kIsa = Isa::avx512;
+#elif defined(__AVX2__) && defined(__FMA__)
+constexpr Isa kIsa = Isa::avx2;
+#else
+constexpr Isa kIsa = Isa::baseline;
+#endif
+constexpr int kVectorBytes = vector_bytes(kIsa);
+
+struct bf16 {
+  uint16_t bits;
+};
+struct f16 {
+  uint16_t bits;
+};
+
+template <class S>
+struct ComputeOf {
+  using type = float;
+};
+template <>
+struct ComputeOf<double> {
+  using type = double;
+};
+// The type that values of storage type S are computed in.
+template <class S>
+using Compute = typename ComputeOf<S>::type;
+
+namespace detail {
+template <class T>
+struct VecOf;
+template <>
+struct VecOf<float> {
+  typedef float type __attribute__((vector_size(kVectorBytes)));
+  typedef uint32_t bits __attribute__((vector_size(kVectorBytes)));
+};
+template <>
+struct VecOf<double> {
+  typedef double type __attribute__((vector_size(kVectorBytes)));
+  typedef uint64_t bits __attribute__((vector_size(kVectorBytes)));
+};
+typedef uint16_t Half16 __attribute__((vector_size(kVectorBytes / 2)));
+}  // namespace detail
+
+// A vector of T, and unsigned integers of the same width and number.
+template <class T>
+using Vec = typename detail::VecOf<T>::type;
+template <class T>
+using Bits = typename detail::VecOf<T>::bits;
+
+template <class S>
+constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(Compute<S>));
+
+template <class To, class From>
+inline To bit_cast(const From& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+// IEEE binary16 <-> binary32, round to nearest even, subnormals included.
+inline float to_float(f16 h) {
+  const uint32_t sign = static_cast<uint32_t>(h.bits & 0x8000u) << 16;
+  const uint32_t magnitude = h.bits & 0x7fffu;
+  // Moving the fields in place leaves the exponent 112 too small; the multiplication mends that, and makes
+  // subnormals normal.
+  const float value = bit_cast<float>(magnitude << 13) * bit_cast<float>(0x77800000u);
+  const uint32_t bits = magnitude >= 0x7c00u ? 0x7f800000u | (magnitude << 13) : bit_cast<uint32_t>(value);
+  return bit_cast<float>(bits | sign);
+}
+
+inline f16 to_f16(float x) {
+  const uint32_t bits = bit_cast<uint32_t>(x), sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
+  uint32_t half;
+  if (magnitude > 0x7f800000u) {
+    half = 0x7e00u;
+  } else if (magnitude >= 0x477ff000u) {  // rounds to 65536 or beyond
+    half = 0x7c00u;
+  } else if (magnitude < 0x38800000u) {  // subnormal: adding 0.5 rounds at the right bit
+    half = bit_cast<uint32_t>(bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u;
+  } else {
+    half = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1)) >> 13;
+  }
+  return {static_cast<uint16_t>(half | sign)};
+}
+
+inline float to_float(bf16 x) { return bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
+inline float to_float(float x) { return x; }
+inline double to_float(double x) { return x; }
+
+template <class S>
+inline Vec<Compute<S>> load(const S* p) {
+  Vec<Compute<S>> v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <>
+inline Vec<float> load(const bf16* p) {
+  detail::Half16 half;
+  std::memcpy(&half, p, sizeof half);
+  return bit_cast<Vec<float>>(__builtin_convertvector(half, Bits<float>) << 16);
+}
+
+template <>
+inline Vec<float> load(const f16* p) {
+#if defined(__AVX512F__)
+  return bit_cast<Vec<float>>(_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif defined(__F16C__)
+  return bit_cast<Vec<float>>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+  Vec<float> v;
+  for (int i = 0; i < kLanes<f16>; ++i) v[i] = to_float(p[i]);
+  return v;
+#endif
+}
+
+template <class S>
+inline void store(S* p, Vec<Compute<S>> v) {
+  std::memcpy(p, &v, sizeof v);
+}
+
+template <>
+inline void store(bf16* p, Vec<float> v) {
+  const auto bits = bit_cast<Bits<float>>(v);
+  const auto rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const auto half = __builtin_convertvector(v == v ? rounded : rounded * 0 + 0x7fc0, detail::Half16);
+  std::memcpy(p, &half, sizeof half);
+}
+
+template <>
+inline void store(f16* p, Vec<float> v) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_maskz_cvtps_ph(0xffff, bit_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif defined(__F16C__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm256_cvtps_ph(bit_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int i = 0; i < kLanes<f16>; ++i) p[i] = to_f16(v[i]);
+#endif
+}
+
+// The first `lanes` values only; the others read as zero and are not written.
+template <class S>
+inline Vec<Compute<S>> load(const S* p, int lanes) {
+  S whole[kLanes<S>] = {};
+  std::memcpy(whole, p, lanes * sizeof(S));
+  return load(whole);
+}
+
+template <class S>
+inline void store(S* p, Vec<Compute<S>> v, int lanes) {
+  S whole[kLanes<S>];
+  store(whole, v);
+  std::memcpy(p, whole, lanes * sizeof(S));
+}
+
+// v as it reads back after being stored as S.
+template <class S>
+inline Vec<Compute<S>> rounded(Vec<Compute<S>> v) {
+  if constexpr (sizeof(S) == sizeof(Compute<S>)) {
+    return v;
+  } else {
+    S whole[kLanes<S>];
+    store(whole, v);
+    return load(whole);
+  }
+}
+
+template <class S>
+inline Vec<Compute<S>> broadcast(Compute<S> x) {
+  return Vec<Compute<S>>{} + x;
+}
+
+// Lanes added in order: the same sum for the same lanes, always.
+template <class C>
+inline C sum_of_lanes(Vec<C> v) {
+  C sum = 0;
+  for (int i = 0; i < kLanes<C>; ++i) sum += v[i];
+  return sum;
+}
+
+}  // namespace rnnfast

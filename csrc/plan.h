@@ -1,0 +1,68 @@
+// Which schedule runs a recurrence, with which tile and how many workers, and why. Plain C++: a plan for any
+// machine can be asked for on any other.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "recurrence.h"
+
+namespace rnnfast {
+
+enum class Isa { baseline, avx2, avx512 };
+enum class Cell { elman_tanh, elman_relu };
+enum class Pass { forward, bptt };
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+constexpr int vector_bytes(Isa isa) { return isa == Isa::avx512 ? 64 : isa == Isa::avx2 ? 32 : 16; }
+
+// The register tile of the CPU microkernel: rows of the batch x vectors of matrix columns.
+struct Tile {
+  int rows, vectors;
+};
+
+// `columns`: matrix columns per unit. AVX-512 has 32 registers: 24 accumulators, the panel's vectors and a
+// broadcast. The others have 16, of which 12 accumulate. A tile holds whole units, so three gates take three
+// vectors; other cells take four (AVX-512) or as few as fill the FMA pipes (two, for one column per unit).
+constexpr Tile tile_for(Isa isa, int columns) {
+  const bool wide = isa == Isa::avx512;
+  if (columns == 3) return {wide ? 8 : 4, 3};
+  if (columns == 4) return {wide ? 6 : 3, 4};
+  return {6, wide ? 4 : 2};
+}
+
+constexpr const char* name(Isa isa) {
+  return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "baseline";
+}
+
+struct Problem {
+  Cell cell = Cell::elman_tanh;
+  Pass pass = Pass::forward;
+  int64_t T = 1, B = 1, H = 1, G = 1;
+  Dtype dtype = Dtype::f32;
+  Isa isa = Isa::baseline;
+  int threads = 1;
+};
+
+struct Plan {
+  std::string schedule;
+  int workers = 1;
+  Tile tile = {1, 1};
+  int tile_columns = 1;
+  std::string isa;
+  std::string why;
+};
+
+Plan plan(const Problem& problem);
+
+// Names as users write them ("elman_tanh", "bptt", "float32", "avx2"); throw std::invalid_argument otherwise.
+Cell cell_from_name(const std::string& name);
+Pass pass_from_name(const std::string& name);
+Dtype dtype_from_name(const std::string& name);
+Isa isa_from_name(const std::string& name);
+
+// One line, the same for the same plan.
+std::string describe(const Plan& plan);
+
+}  // namespace rnnfast

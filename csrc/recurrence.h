@@ -1,0 +1,73 @@
+// What a schedule is given: sizes, strides and pointers. No torch, no cell, no device.
+#pragma once
+
+#include <cstdint>
+
+namespace rnnfast {
+
+enum class Dtype { f32, f64, bf16, f16 };
+
+// As in ONNX: `bidirectional` runs even groups forward in time and odd groups in reverse.
+enum class Direction { forward, reverse, bidirectional };
+
+constexpr int kMaxStreams = 8;
+constexpr int kMaxEnds = 4;
+constexpr int kMaxMatrices = 2;
+constexpr int kMaxVectors = 4;
+constexpr int kMaxUnitSets = 2;
+
+// One row of values for every (group, step, row of the batch). Strides count elements; the values of a row
+// are contiguous. In a packed stream all steps lie one behind the other and `step` is not used.
+struct Stream {
+  void* data = nullptr;
+  int64_t group = 0, step = 0, row = 0;
+};
+
+// One row of values for every (group, row of the batch): what enters or leaves at a sequence's end.
+struct End {
+  const void* data = nullptr;
+  int64_t group = 0, row = 0;
+};
+
+// A weight matrix of each group, `rows` x `columns`, as torch keeps it: (gates * units, units of the operand).
+struct Matrix {
+  const void* data = nullptr;
+  int64_t group = 0, row = 0;
+  int64_t rows = 0, columns = 0;
+};
+
+// One value for every (group, gate, unit), gates one behind the other: a bias, a gain.
+struct Vector {
+  const void* data = nullptr;
+  int64_t group = 0;
+};
+
+// One pass over a sequence batch, forward or BPTT. Which stream, end, matrix and vector stands in which place
+// is the cell's business; absent ones have null data.
+struct Recurrence {
+  int64_t T = 0, B = 0, G = 1;
+  int64_t units[kMaxUnitSets] = {};
+  Direction direction = Direction::forward;
+
+  // Rows 0 .. counts[t]-1 are active at step t; counts never grow with t. Null: all B rows, always.
+  const int64_t* counts = nullptr;
+  // Packed streams: the place of step t's first row. Null: streams are padded (their `step` stride counts).
+  const int64_t* offsets = nullptr;
+
+  Stream streams[kMaxStreams];
+  End ends[kMaxEnds];
+  Matrix matrices[kMaxMatrices];
+  Vector vectors[kMaxVectors];
+
+  int64_t active(int64_t t) const { return counts ? counts[t] : B; }
+
+  int64_t position(const Stream& s, int64_t g, int64_t t) const {
+    return g * s.group + (offsets ? offsets[t] * s.row : t * s.step);
+  }
+
+  bool reversed(int64_t g) const {
+    return direction == Direction::reverse || (direction == Direction::bidirectional && g % 2 == 1);
+  }
+};
+
+}  // namespace rnnfast

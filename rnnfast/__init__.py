@@ -1,0 +1,19 @@
+"""Drop-in recurrent layers for PyTorch, faster than torch.nn."""
+
+from . import functional, reference
+from ._library import build_info, plan
+from ._version import __version__
+from .convert import convert, revert
+from .modules import RNN, RNNCell
+
+__all__ = [
+    "RNN",
+    "RNNCell",
+    "__version__",
+    "build_info",
+    "convert",
+    "functional",
+    "plan",
+    "reference",
+    "revert",
+]

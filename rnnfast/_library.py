@@ -1,0 +1,154 @@
+"""Finds, chooses and loads the compiled libraries, and explains a failure.
+
+Three libraries hold the CPU kernels, one for each instruction set; the one that
+``torch.backends.cpu.get_cpu_capability()`` names is loaded, so the environment variable
+``ATEN_CPU_CAPABILITY=default|avx2|avx512`` chooses for torch and for rnnfast alike.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+if TYPE_CHECKING:
+    from ._C import Plan
+
+FOLDER = Path(__file__).resolve().parent
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+HOW_TO_BUILD = (
+    "Build it with `pip install --no-build-isolation -e .` in a checkout of rnnfast, or, if this is a source "
+    "folder and rnnfast is installed elsewhere, start Python in another folder."
+)
+
+
+class FallbackPlan(NamedTuple):
+    """What :func:`plan` returns where no compiled library serves: the recurrence runs in plain torch."""
+
+    schedule: str
+    why: str
+    workers: int = 0
+    tile: tuple[int, int] = (0, 0)
+    isa: str = "none"
+
+
+def strict() -> bool:
+    """Whether ``RNNFAST_STRICT=1`` asks for errors in place of fallbacks."""
+    return os.environ.get("RNNFAST_STRICT", "0") not in ("", "0")
+
+
+def wanted_isa() -> str:
+    """The instruction set that torch uses on this CPU, by the name of our library for it."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return {"AVX2": "avx2", "AVX512": "avx512"}.get(capability, "baseline")
+
+
+def _load() -> str | None:
+    """Loads the libraries; returns the instruction set, or None where none is built for this platform."""
+    isa = wanted_isa()
+    wanted = [FOLDER / "_ops.so", FOLDER / f"_cpu_{isa}.so"]
+    found = sorted(path.name for path in FOLDER.glob("_*.so"))
+    missing = [path.name for path in wanted if not path.exists()]
+    if missing:
+        message = (
+            f"rnnfast: no compiled library: looked for {', '.join(missing)} in {FOLDER}, "
+            f"found {', '.join(found) or 'none'}. {HOW_TO_BUILD}"
+        )
+        if strict():
+            raise ImportError(message)
+        warnings.warn(f"{message} Layers run in plain torch until then.", RuntimeWarning, stacklevel=2)
+        return None
+    for path in wanted:
+        try:
+            torch.ops.load_library(str(path))
+        except OSError as error:
+            raise ImportError(
+                f"rnnfast: {path.name} was found in {FOLDER} but does not load under torch "
+                f"{torch.__version__}: {error}. rnnfast needs torch >= 2.10. {HOW_TO_BUILD}"
+            ) from error
+    return isa
+
+
+ISA = _load()
+_warned: set[tuple[str, torch.dtype]] = set()
+
+
+def serves(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a compiled kernel runs on `device` and `dtype`.
+
+    Where none does it warns, once for each pair, or raises NotImplementedError under ``RNNFAST_STRICT=1``.
+    """
+    if ISA is not None and device.type in ("cpu", "meta") and dtype in DTYPES:
+        return True
+    message = (
+        f"rnnfast: no compiled kernel for device '{device.type}' and dtype {dtype}; "
+        "the recurrence runs in plain torch, step by step"
+    )
+    if strict():
+        raise NotImplementedError(f"{message}, which RNNFAST_STRICT=1 forbids")
+    if (device.type, dtype) not in _warned:
+        _warned.add((device.type, dtype))
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+    return False
+
+
+def plan(
+    cell: str,
+    T: int,
+    B: int,
+    H: int,
+    *,
+    G: int = 1,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    threads: int | None = None,
+    isa: str | None = None,
+    pass_: str = "forward",
+) -> Plan | FallbackPlan:
+    """How a recurrence would be run, and why.
+
+    Args:
+        cell: ``"elman_tanh"`` or ``"elman_relu"``.
+        T, B, H: steps, rows of the batch, units.
+        G: groups run side by side, for instance 2 for a bidirectional layer.
+        dtype, device: of the tensors.
+        threads: as set by :func:`torch.set_num_threads`; by default the present number.
+        isa: ``"baseline"``, ``"avx2"`` or ``"avx512"``; by default the one in use.
+        pass_: ``"forward"`` or ``"bptt"``.
+
+    Returns:
+        An object with ``schedule``, ``workers``, ``tile`` (rows, columns), ``isa`` and ``why``. The schedule
+        is ``"fallback"`` where no compiled kernel serves.
+
+    Example:
+        >>> rnnfast.plan("elman_tanh", T=100, B=64, H=512, threads=2).workers
+        2
+    """
+    device = torch.device(device)
+    if ISA is None or device.type != "cpu" or dtype not in DTYPES:
+        return FallbackPlan("fallback", f"no compiled kernel for device '{device.type}' and dtype {dtype}")
+    from . import _C
+
+    return _C.plan(
+        cell,
+        T,
+        B,
+        H,
+        G,
+        str(dtype).removeprefix("torch."),
+        isa=isa or ISA,
+        threads=torch.get_num_threads() if threads is None else threads,
+        pass_=pass_,
+    )
+
+
+def build_info() -> dict[str, Any]:
+    """What the compiled libraries were built with, and which one is in use (``isa_in_use``)."""
+    if ISA is None:
+        return {"isa_in_use": None}
+    from . import _C
+
+    return {**_C.build_info(), "isa_in_use": ISA}

@@ -1,0 +1,83 @@
+"""Swapping torch.nn's layers for rnnfast's in a model, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import nn
+
+from .modules import RNN, RNNCell
+
+Model = TypeVar("Model", bound=nn.Module)
+
+FAST: dict[type[nn.Module], type[nn.Module]] = {nn.RNN: RNN, nn.RNNCell: RNNCell}
+PLAIN = {fast: plain for plain, fast in FAST.items()}
+NOT_YET = (nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell)
+
+
+def convert(model: Model, *, report: Callable[[str], Any] | None = print) -> Model:
+    """Turns every :class:`torch.nn.RNN` and :class:`torch.nn.RNNCell` in `model` into rnnfast's, in place.
+
+    The modules stay the objects they are and change their class, so parameters, hooks, train/eval mode,
+    optimizers made before and modules used in several places all carry on. Only exact types are
+    turned: a subclass may rely on torch's ``forward`` and is left, as are modules compiled by TorchScript.
+
+    Args:
+        model: any module; also a wrapped one (DistributedDataParallel, ``torch.compile``).
+        report: called with one line for each recurrent module, saying what became of it and why; None is silent.
+
+    Returns:
+        `model` itself.
+
+    Example:
+        >>> model = rnnfast.convert(nn.Sequential(nn.RNN(8, 16)))
+        0: torch.nn.RNN -> rnnfast.RNN
+    """
+    return _swap(model, FAST, report)
+
+
+def revert(model: Model, *, report: Callable[[str], Any] | None = print) -> Model:
+    """Undoes :func:`convert`: every rnnfast layer in `model` becomes torch's again, in place."""
+    return _swap(model, PLAIN, report)
+
+
+def _swap(model: Model, swaps: dict[type[nn.Module], type[nn.Module]], report: Callable[[str], Any] | None) -> Model:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
+    say = report or (lambda line: None)
+    changed = False
+    for path, module in model.named_modules():
+        name = path or "(the model itself)"
+        target = swaps.get(type(module))
+        if target is not None:
+            say(f"{name}: {_called(type(module))} -> {_called(target)}")
+            module.__class__ = target
+            changed = True
+        elif isinstance(module, tuple(swaps)):
+            base = next(source for source in swaps if isinstance(module, source))
+            say(f"{name}: left, {_called(type(module))} is a subclass of {_called(base)}, not that class itself")
+        elif swaps is FAST and isinstance(module, NOT_YET):
+            say(f"{name}: left, rnnfast has no {type(module).__name__} yet")
+    if changed:
+        _forget_compiled_code(model)
+    return model
+
+
+def _called(cls: type) -> str:
+    if cls in FAST:
+        return f"torch.nn.{cls.__name__}"
+    return f"rnnfast.{cls.__name__}" if cls in PLAIN else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _forget_compiled_code(model: nn.Module) -> None:
+    """Code that torch.compile made for the modules as they were must not run for what they are now."""
+    import sys
+
+    if "torch._dynamo" in sys.modules:
+        import torch._dynamo
+
+        torch._dynamo.reset()
+
+
+__all__ = ["convert", "revert"]

@@ -1,0 +1,24 @@
+"""What layers and cells share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def autocast_dtype(input: Tensor) -> torch.dtype | None:
+    """The dtype that autocast asks for, or None where it is off or leaves `input` alone (float64)."""
+    device = input.device.type
+    if not torch.is_autocast_enabled(device) or input.dtype == torch.float64:
+        return None
+    return torch.get_autocast_dtype(device)
+
+
+def joint_bias(b_ih: Tensor | None, b_hh: Tensor | None) -> Tensor | None:
+    """The two biases of torch's layers act as their sum."""
+    return None if b_ih is None or b_hh is None else b_ih + b_hh
+
+
+def cast(tensor: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
+    """`tensor` in `dtype`, where both are given."""
+    return tensor if tensor is None or dtype is None else tensor.to(dtype)

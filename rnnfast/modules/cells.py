@@ -1,0 +1,87 @@
+"""One step of a recurrence: :class:`torch.nn.RNNCell` on rnnfast's kernels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import ops
+from ._common import autocast_dtype, cast, joint_bias
+
+
+class RNNCell(torch.nn.RNNCell):
+    r"""One step of an Elman RNN: :class:`torch.nn.RNNCell` with the numbers of :class:`rnnfast.RNN`.
+
+    .. math::
+        h' = f(W_{ih} x + b_{ih} + W_{hh} h + b_{hh})
+
+    Args:
+        input_size: features of the input, I.
+        hidden_size: units, H.
+        bias: whether there are biases.
+        nonlinearity: ``"tanh"`` or ``"relu"``.
+        device, dtype: of the parameters.
+
+    Shapes:
+        * input: (B, I) or (I).
+        * hx: (B, H) or (H); zero if not given.
+        * result: the next state, like hx.
+
+    Raises:
+        ValueError: for an input or hx of wrong rank.
+        RuntimeError: for sizes, dtypes or a nonlinearity that do not fit.
+
+    Example:
+        >>> cell = rnnfast.RNNCell(10, 20)
+        >>> h = None
+        >>> for x in torch.randn(6, 3, 10):
+        ...     h = cell(x, h)
+    """
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """The next state."""
+        if input.dim() not in (1, 2):
+            raise ValueError(f"RNNCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
+        if hx is not None and hx.dim() not in (1, 2):
+            raise ValueError(f"RNNCell: Expected hidden to be 1D or 2D, got {hx.dim()}D instead")
+        is_batched = input.dim() == 2
+        if not is_batched:
+            input = input.unsqueeze(0)
+            hx = None if hx is None else hx.unsqueeze(0)
+        self._check(input, hx)
+
+        dtype = autocast_dtype(input)
+        input, hx = cast(input, dtype), cast(hx, dtype)  # type: ignore[assignment]
+        w_ih, w_hh = cast(self.weight_ih, dtype), cast(self.weight_hh, dtype)
+        bias = cast(joint_bias(self.bias_ih, self.bias_hh), dtype)
+        h = self._step(F.linear(input, w_ih, bias), w_hh, hx)  # type: ignore[arg-type]
+        return h if is_batched else h.squeeze(0)
+
+    def _step(self, gates: Tensor, w_hh: Tensor, hx: Tensor | None) -> Tensor:
+        y, _ = ops.elman(
+            gates[None, :, None], w_hh[None], None, None if hx is None else hx[None], self.nonlinearity, 0, False, None
+        )
+        return y[0, :, 0]
+
+    def _check(self, input: Tensor, hx: Tensor | None) -> None:
+        """Raises what torch raises for the same mistake."""
+        if self.nonlinearity not in ("tanh", "relu"):
+            raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
+        if input.size(1) != self.input_size:
+            raise RuntimeError(
+                f"input has inconsistent input_size: got {input.size(1)} expected {self.input_size}"
+            )
+        if hx is None:
+            return
+        if input.size(0) != hx.size(0):
+            raise RuntimeError(
+                f"Input batch size {input.size(0)} doesn't match hidden0 batch size {hx.size(0)}"
+            )
+        if hx.size(1) != self.hidden_size:
+            raise RuntimeError(
+                f"hidden0 has inconsistent hidden_size: got {hx.size(1)}, expected {self.hidden_size}"
+            )
+
+
+__all__ = ["RNNCell"]

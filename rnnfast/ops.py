@@ -1,0 +1,163 @@
+"""The raw operators: fake kernels and derivatives.
+
+``torch.ops.rnnfast.elman`` and ``elman_bptt`` are defined in ``csrc/ops.cpp``, which gives their shapes. Their
+input is projected already (``gates``, W_ih x), so what is left is the recurrence alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from . import _library, reference
+from .sequences import Layout, is_reversed
+
+
+def elman(
+    gates: Tensor,
+    w_hh: Tensor,
+    bias: Tensor | None,
+    h0: Tensor | None,
+    nonlinearity: str,
+    direction: int,
+    batch_first: bool,
+    batch_sizes: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The differentiable recurrence, by the fastest way that serves. Shapes as in ``csrc/ops.cpp``."""
+    args = (gates, w_hh, bias, h0, nonlinearity, direction, batch_first, batch_sizes)
+    if not _library.serves(gates.device, gates.dtype):
+        return reference.elman(*args)
+    if torch.is_grad_enabled() and _any_requires_grad(gates, w_hh, bias, h0):
+        return _Elman.apply(*args)
+    return torch.ops.rnnfast.elman(*args)
+
+
+def _any_requires_grad(*tensors: Tensor | None) -> bool:
+    return any(t is not None and t.requires_grad for t in tensors)
+
+
+class _Fast(Function):
+    """A Function whose ``setup_context`` does not cost a Python signature binding on each call."""
+
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        if torch._C._are_functorch_transforms_active():
+            return super().apply(*args)
+        return super(Function, cls).apply(*args)
+
+
+class _Elman(_Fast):
+    @staticmethod
+    def forward(*args: Any) -> tuple[Tensor, Tensor]:
+        return torch.ops.rnnfast.elman(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        _, w_hh, _, h0, ctx.nonlinearity, ctx.direction, ctx.batch_first, batch_sizes = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(output[0], w_hh, h0, batch_sizes)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple[Tensor | None, ...]:
+        y, w_hh, h0, batch_sizes = ctx.saved_tensors
+        layout = Layout(ctx.batch_first, batch_sizes)
+        needs_gates, needs_w_hh, needs_bias, needs_h0 = ctx.needs_input_grad[:4]
+        if dy is None and dh_n is None:
+            return (None,) * 8
+        bptt = _ElmanBPTT.apply if torch.is_grad_enabled() else torch.ops.rnnfast.elman_bptt
+        dgates = bptt(dy, dh_n, y, w_hh, ctx.nonlinearity, ctx.direction, ctx.batch_first, batch_sizes)
+
+        dw_hh = dbias = dh0 = None
+        if needs_w_hh:
+            dw_hh = recurrent_weight_gradient(dgates, y, h0, ctx.direction, layout)
+        if needs_bias:
+            dbias = dgates.flatten(0, -3).sum(0)
+        if needs_h0:
+            entering = [
+                (layout.last if is_reversed(g, ctx.direction) else layout.first)(dgates)[:, g]
+                for g in range(w_hh.size(0))
+            ]
+            dh0 = torch.stack([d @ w for d, w in zip(entering, w_hh.unbind(0), strict=True)])
+        return dgates if needs_gates else None, dw_hh, dbias, dh0, None, None, None, None
+
+
+def recurrent_weight_gradient(
+    dgates: Tensor, states: Tensor, h0: Tensor | None, direction: int, layout: Layout
+) -> Tensor:
+    """dW_hh = sum over t of dgates_t h_{t-1}^T, one GEMM for each group and one for its initial state."""
+    gradients = []
+    for g in range(dgates.size(-2)):
+        if is_reversed(g, direction):
+            entering, going_on, before = layout.last, layout.earlier, layout.later
+        else:
+            entering, going_on, before = layout.first, layout.later, layout.earlier
+        dw = going_on(dgates)[:, g].T @ before(states)[:, g]
+        if h0 is not None:
+            dw = torch.addmm(dw, entering(dgates)[:, g].T, h0[g])
+        gradients.append(dw)
+    return gradients[0].unsqueeze(0) if len(gradients) == 1 else torch.stack(gradients)
+
+
+class _ElmanBPTT(_Fast):
+    """BPTT as a function of its own, so that it has a derivative: that of the reference, in plain torch."""
+
+    @staticmethod
+    def forward(*args: Any) -> Tensor:
+        return torch.ops.rnnfast.elman_bptt(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        dy, dh_n, y, w_hh, *ctx.options, batch_sizes = inputs
+        ctx.save_for_backward(dy, dh_n, y, w_hh, batch_sizes)
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
+        *tensors, batch_sizes = ctx.saved_tensors
+        given = [i for i, t in enumerate(tensors) if t is not None]
+
+        def bptt(*some: Tensor) -> Tensor:
+            args = list(tensors)
+            for i, t in zip(given, some, strict=True):
+                args[i] = t
+            return reference.elman_bptt(*args, *ctx.options, batch_sizes)
+
+        _, vjp = torch.func.vjp(bptt, *(tensors[i] for i in given))
+        gradients: list[Tensor | None] = [None] * 8
+        for i, gradient in zip(given, vjp(v), strict=True):
+            gradients[i] = gradient
+        return tuple(gradients)
+
+
+def _register_fakes() -> None:
+    @torch.library.register_fake("rnnfast::elman")
+    def fake_elman(
+        gates: Tensor,
+        w_hh: Tensor,
+        bias: Tensor | None,
+        h0: Tensor | None,
+        nonlinearity: str,
+        direction: int = 0,
+        batch_first: bool = False,
+        batch_sizes: Tensor | None = None,
+        **reserved: Any,
+    ) -> tuple[Tensor, Tensor]:
+        if h0 is not None:
+            batch: Any = h0.size(1)
+        elif batch_sizes is not None:  # the batch is as large as the first step, a value not known here
+            batch = torch.library.get_ctx().new_dynamic_size()
+        else:
+            batch = gates.size(0 if batch_first else 1)
+        return gates.new_empty(gates.shape), gates.new_empty((w_hh.size(0), batch, w_hh.size(-1)))
+
+    @torch.library.register_fake("rnnfast::elman_bptt")
+    def fake_elman_bptt(
+        dy: Tensor | None, dh_n: Tensor | None, y: Tensor, *args: Any, **reserved: Any
+    ) -> Tensor:
+        return y.new_empty(y.shape)
+
+
+if _library.ISA is not None:
+    _register_fakes()
