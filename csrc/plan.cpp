@@ -46,7 +46,7 @@ Plan plan(const Problem& p) {
 }
 
 std::string describe(const Plan& p) {
-  return p.schedule + " workers=" + std::to_string(p.workers) + " tile=" + std::to_string(p.tile.rows) + "x" +
+  return std::string(p.schedule) + " workers=" + std::to_string(p.workers) + " tile=" + std::to_string(p.tile.rows) + "x" +
          std::to_string(p.tile_columns) + " isa=" + p.isa + " (" + p.why + ")";
 }
 

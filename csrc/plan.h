@@ -46,12 +46,12 @@ struct Problem {
 };
 
 struct Plan {
-  std::string schedule;
+  const char* schedule = "";
   int workers = 1;
   Tile tile = {1, 1};
   int tile_columns = 1;
-  std::string isa;
-  std::string why;
+  const char* isa = "";
+  const char* why = "";
 };
 
 Plan plan(const Problem& problem);

@@ -10,7 +10,7 @@
 namespace rnnfast {
 namespace {
 
-thread_local std::string last_plan_run;
+thread_local std::optional<Plan> last_plan_run;
 
 bool is_relu(const std::string& nonlinearity) {
   STD_TORCH_CHECK(nonlinearity == "tanh" || nonlinearity == "relu", "nonlinearity: got '", nonlinearity,
@@ -29,7 +29,7 @@ void plan_and_run(const Recurrence& r, Pass pass, bool relu, Dtype dtype) {
   problem.T = r.T, problem.B = r.B, problem.H = r.units[0], problem.G = r.G;
   problem.threads = static_cast<int>(torch::stable::get_num_threads());
   const Plan plan = rnnfast::plan(problem);
-  last_plan_run = describe(plan);
+  last_plan_run = plan;
   run_elman(r, pass, relu, dtype, plan.workers);
 }
 
@@ -118,7 +118,7 @@ Tensor elman_bptt(const std::optional<Tensor>& dy, const std::optional<Tensor>& 
   return dgates;
 }
 
-std::string last_plan() { return last_plan_run; }
+std::string last_plan() { return last_plan_run ? describe(*last_plan_run) : ""; }
 
 }  // namespace
 }  // namespace rnnfast

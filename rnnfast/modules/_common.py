@@ -9,7 +9,9 @@ from torch import Tensor
 def autocast_dtype(input: Tensor) -> torch.dtype | None:
     """The dtype that autocast asks for, or None where it is off or leaves `input` alone (float64)."""
     device = input.device.type
-    if not torch.is_autocast_enabled(device) or input.dtype == torch.float64:
+    if not torch._C._is_any_autocast_enabled() or not torch.is_autocast_enabled(device):
+        return None
+    if input.dtype == torch.float64:
         return None
     return torch.get_autocast_dtype(device)
 

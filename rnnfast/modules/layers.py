@@ -60,9 +60,15 @@ class RecurrentLayer(torch.nn.RNNBase):
         return output, h_n
 
     def _check(self, input: Tensor, hx: Tensor | None, batch_sizes: Tensor | None) -> None:
-        """Raises what torch raises for the same mistake."""
-        self._update_flat_weights()
-        self.check_input(input, batch_sizes)
+        """Raises what torch raises for the same mistake; passes quickly where there is none."""
+        fits = (
+            input.size(-1) == self.input_size
+            and input.dim() == (3 if batch_sizes is None else 2)
+            and input.dtype == self._weight(self._all_weights[0][0]).dtype
+        )
+        if not fits:
+            self._update_flat_weights()
+            self.check_input(input, batch_sizes)
         if hx is not None:
             self.check_hidden_size(hx, self.get_expected_hidden_size(input, batch_sizes))
 
@@ -84,7 +90,8 @@ class RecurrentLayer(torch.nn.RNNBase):
         for layer in range(self.num_layers):
             w_ih, w_hh, bias = self._weights(layer, dtype)
             h0 = None if hx is None else hx[layer * directions : (layer + 1) * directions]
-            gates = F.linear(x, w_ih).unflatten(-1, (directions, -1))
+            gates = F.linear(x, w_ih)
+            gates = gates.unsqueeze(-2) if directions == 1 else gates.unflatten(-1, (2, -1))
             y, h_n = self._recurrence(gates, w_hh, bias, h0, 2 * (directions - 1), batch_first, batch_sizes)
             x = y.flatten(-2)
             if drops and layer < self.num_layers - 1:
@@ -94,23 +101,22 @@ class RecurrentLayer(torch.nn.RNNBase):
             x = x.transpose(0, 1)
         return x, last[0] if len(last) == 1 else torch.cat(last)
 
-    def _weights(self, layer: int, dtype: torch.dtype | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """W_ih (G K, I), W_hh (G, K, H) and bias (G, K) of a layer, directions side by side.
+    def _weight(self, name: str) -> Tensor:
+        """A weight by name, read at each call so that parametrizations and functional calls are seen."""
+        weight = self._parameters.get(name)  # much quicker than getattr, which finds the others
+        return getattr(self, name) if weight is None else weight
 
-        Read by name at each call, so parametrizations and functional calls are seen.
-        """
-        suffixes = [f"l{layer}", f"l{layer}_reverse"][: 2 if self.bidirectional else 1]
-        w_ih = [getattr(self, f"weight_ih_{s}") for s in suffixes]
-        w_hh = [getattr(self, f"weight_hh_{s}") for s in suffixes]
-        bias = [
-            joint_bias(getattr(self, f"bias_ih_{s}"), getattr(self, f"bias_hh_{s}")) if self.bias else None
-            for s in suffixes
-        ]
-        if len(suffixes) == 1:
-            joined = w_ih[0], w_hh[0].unsqueeze(0), None if bias[0] is None else bias[0].unsqueeze(0)
-        else:
-            joined = torch.cat(w_ih), torch.stack(w_hh), None if bias[0] is None else torch.stack(bias)
-        return joined if dtype is None else tuple(cast(t, dtype) for t in joined)  # type: ignore[return-value]
+    def _weights(self, layer: int, dtype: torch.dtype | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """W_ih (G K, I), W_hh (G, K, H) and bias (G, K) of a layer, directions side by side."""
+        directions = []
+        for names in self._all_weights[2 * layer : 2 * layer + 2] if self.bidirectional else [self._all_weights[layer]]:
+            w_ih, w_hh, *biases = [cast(self._weight(name), dtype) for name in names]
+            directions.append((w_ih, w_hh, joint_bias(*biases) if biases else None))
+        if len(directions) == 1:
+            w_ih, w_hh, bias = directions[0]
+            return w_ih, w_hh.unsqueeze(0), None if bias is None else bias.unsqueeze(0)
+        all_w_ih, all_w_hh, all_bias = zip(*directions, strict=True)
+        return torch.cat(all_w_ih), torch.stack(all_w_hh), torch.stack(all_bias) if self.bias else None
 
 
 class RNN(RecurrentLayer):

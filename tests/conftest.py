@@ -1,0 +1,25 @@
+import os
+import secrets
+
+import pytest
+import torch
+
+SEED = int(os.environ.get("RNNFAST_TEST_SEED", secrets.randbelow(2**31)))
+
+
+def pytest_report_header():
+    import rnnfast
+
+    return f"rnnfast: {rnnfast.build_info()}, torch {torch.__version__}, RNNFAST_TEST_SEED={SEED}"
+
+
+@pytest.fixture(autouse=True)
+def fresh_inputs_and_poisoned_outputs():
+    """Other inputs in each run (the header says how to get them again), and NaN in all fresh memory."""
+    torch.manual_seed(SEED)
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
