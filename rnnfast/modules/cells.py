@@ -48,20 +48,20 @@ class RNNCell(torch.nn.RNNCell):
         if not is_batched:
             input = input.unsqueeze(0)
             hx = None if hx is None else hx.unsqueeze(0)
+        if hx is None:
+            hx = input.new_zeros(input.size(0), self.hidden_size)
         self._check(input, hx)
 
         dtype = autocast_dtype(input)
         w_ih, w_hh, bias = self.weight_ih, self.weight_hh, joint_bias(self.bias_ih, self.bias_hh)
         if dtype is not None:
-            input, w_ih, w_hh = input.to(dtype), w_ih.to(dtype), w_hh.to(dtype)
-            hx, bias = cast(hx, dtype), cast(bias, dtype)
-        pre = F.linear(input, w_ih, bias)
-        if hx is not None:
-            pre = torch.addmm(pre, hx, w_hh.T)
+            input, hx, w_ih, w_hh = [t.to(dtype) for t in (input, hx, w_ih, w_hh)]
+            bias = cast(bias, dtype)
+        pre = torch.addmm(F.linear(input, w_ih, bias), hx, w_hh.T)
         h = torch.tanh(pre) if self.nonlinearity == "tanh" else torch.relu(pre)
         return h if is_batched else h.squeeze(0)
 
-    def _check(self, input: Tensor, hx: Tensor | None) -> None:
+    def _check(self, input: Tensor, hx: Tensor) -> None:
         """Raises what torch raises for the same mistake."""
         if self.nonlinearity not in ("tanh", "relu"):
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
@@ -69,8 +69,6 @@ class RNNCell(torch.nn.RNNCell):
             raise RuntimeError(
                 f"input has inconsistent input_size: got {input.size(1)} expected {self.input_size}"
             )
-        if hx is None:
-            return
         if input.size(0) != hx.size(0):
             raise RuntimeError(
                 f"Input batch size {input.size(0)} doesn't match hidden0 batch size {hx.size(0)}"

@@ -1,0 +1,72 @@
+"""torch's own samples and error samples of RNN and RNNCell, with our classes in torch's place."""
+
+import copy
+import re
+
+import pytest
+import torch
+from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
+
+import rnnfast
+
+OURS = {torch.nn.RNN: rnnfast.RNN, torch.nn.RNNCell: rnnfast.RNNCell}
+INFOS = [info for info in module_db if info.module_cls in OURS]
+DTYPES = [torch.float32, torch.float64]
+
+
+def values(result):
+    """The tensors of a result, packed or not."""
+    if isinstance(result, torch.Tensor):
+        return [result]
+    return [t for part in result if part is not None for t in values(part)]
+
+
+def run(cls, constructor, forward, training, dtype, state=None):
+    module = cls(*constructor.args, **constructor.kwargs).to(dtype).train(training)
+    if state is not None:
+        module.load_state_dict(state)
+    args = copy.deepcopy(forward.args)
+    torch.manual_seed(0)  # dropout
+    result = values(module(*args, **forward.kwargs))
+    loss = sum(t.double().sin().sum() for t in result if t.is_floating_point())
+    loss.backward()
+    return module, result, [p.grad for p in module.parameters()]
+
+
+def test_the_samples_are_there():
+    assert len(INFOS) == 2
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("info", INFOS, ids=lambda info: info.name)
+def test_samples(info, dtype, training):
+    samples = info.module_inputs_func(info, device="cpu", dtype=dtype, requires_grad=True, training=training)
+    assert len(samples) > 0
+    for sample in samples:
+        args = (sample.constructor_input, sample.forward_input, training, dtype)
+        theirs, expected, expected_grads = run(info.module_cls, *args)
+        ours, actual, grads = run(OURS[info.module_cls], *args, state=theirs.state_dict())
+        assert repr(ours) == repr(theirs)
+        torch.testing.assert_close(actual, expected)
+        torch.testing.assert_close(grads, expected_grads)
+
+
+@pytest.mark.parametrize("info", INFOS, ids=lambda info: info.name)
+def test_error_samples(info):
+    samples = info.module_error_inputs_func(info, device="cpu", dtype=torch.float64, requires_grad=False, training=True)
+    assert len(samples) > 0
+    for sample in samples:
+        constructor, forward = sample.module_error_input.constructor_input, sample.module_error_input.forward_input
+        messages = []
+        for cls in (info.module_cls, OURS[info.module_cls]):
+            if sample.error_on == ModuleErrorEnum.FORWARD_ERROR:
+                module = cls(*constructor.args, **constructor.kwargs)
+                with pytest.raises(sample.error_type) as raised:
+                    module(*forward.args, **forward.kwargs)
+            else:
+                with pytest.raises(sample.error_type) as raised:
+                    cls(*constructor.args, **constructor.kwargs)
+            assert re.search(sample.error_regex, str(raised.value))
+            messages.append(str(raised.value))
+        assert messages[0] == messages[1]
