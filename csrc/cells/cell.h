@@ -31,8 +31,8 @@
 //   put(operand, v, part)       what later matrices shall see
 //   Value carry(i) / keep(i, v) reads, writes a carried value; zero when a row enters the sequence
 //   add(i, v) / sum(i)          adds to the row's statistic; reads, in later phases, its sum over all units
-//   units()                     how many units the phase has
-//   Value tanh(v)               elementary functions
+//   Scalar units()              how many units the phase has; At::Scalar is the type of constants, too
+//   Value tanh(v), sqrt(v)      elementary functions
 //
 // Nothing here knows how rows and units are spread over workers. Sums are formed from partials of fixed size
 // in a fixed order, so a result does not depend on the schedule.

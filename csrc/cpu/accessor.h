@@ -2,6 +2,8 @@
 // row, and the state that the rows of one worker share.
 #pragma once
 
+#include <cmath>
+
 #include "../cells/cell.h"
 #include "packing.h"
 #include "vec_math.h"
@@ -42,6 +44,7 @@ class Accessor {
 
  public:
   using Value = Vec<C>;
+  using Scalar = C;
 
   // `lanes` units from `unit` on, of batch row `row`; `matrix`: the phase's result for them, by gates.
   Accessor(const Rows<S>& rows, const C* matrix, int64_t row, bool entering, int64_t units, int64_t unit,
@@ -111,9 +114,14 @@ class Accessor {
 
   Value sum(int i) const { return broadcast<S>(rows_.sums[i][own_row_]); }
 
-  int64_t units() const { return units_; }
+  Scalar units() const { return static_cast<Scalar>(units_); }
 
   static Value tanh(Value v) { return rnnfast::tanh(v); }
+
+  static Value sqrt(Value v) {
+    for (int lane = 0; lane < VL; ++lane) v[lane] = std::sqrt(v[lane]);
+    return v;
+  }
 
  private:
   Value read(const S* base, int stream, int part) const {
