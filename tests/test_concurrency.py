@@ -1,0 +1,120 @@
+"""The same bits from run to run and over thread counts; many callers at once; after fork and spawn."""
+
+import concurrent.futures
+import multiprocessing
+
+import pytest
+import torch
+from problems import draw, random_batch_sizes
+
+import rnnfast
+
+op = torch.ops.rnnfast
+
+
+def results_of_a_training_step(layer, x):
+    layer.zero_grad()
+    output, h_n = layer(x)
+    (output.sum() + h_n.sum()).backward()
+    return [output.detach(), h_n.detach(), *(p.grad.clone() for p in layer.parameters())]
+
+
+def all_equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_a_training_step_gives_the_same_bits_each_time(threads):
+    torch.set_num_threads(threads)
+    layer = rnnfast.RNN(33, 65, num_layers=2, bidirectional=True)
+    x = torch.randn(20, 13, 33)
+    first = results_of_a_training_step(layer, x)
+    for _ in range(5):
+        assert all_equal(results_of_a_training_step(layer, x), first)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_operators_give_the_same_bits_at_any_number_of_threads(dtype, packed):
+    plans = set()
+    for T, B, H in [(12, 37, 129), (30, 6, 64), (5, 100, 33)]:
+        p = draw(T, B, H, 2, dtype, direction=2, batch_sizes=random_batch_sizes(T, B) if packed else None)
+        expected = None
+        for threads in (1, 2, 3, 5, 8):
+            torch.set_num_threads(threads)
+            y, h_n = p.forward(op.elman)
+            plans.add(op.last_plan())
+            got = [y, h_n, p.bptt(op.elman_bptt, y)]
+            assert expected is None or all_equal(got, expected), f"{threads} threads"
+            expected = got
+    assert len(plans) >= 5, "the thread counts did not lead to different plans"
+
+
+def test_rows_do_not_depend_on_the_batch_they_are_in():
+    p = draw(9, 17, 50, dtype=torch.float32)
+    y, _ = p.forward(op.elman)
+    for b in (0, 5, 16):
+        alone, _ = op.elman(p.gates[:, b : b + 1], p.w_hh, p.bias, p.h0[:, b : b + 1], *p.options)
+        assert torch.equal(alone[:, 0], y[:, b])
+
+
+def test_many_python_threads_at_once():
+    torch.set_num_threads(2)
+    work = []
+    for _ in range(16):
+        layer = rnnfast.RNN(8, int(torch.randint(5, 90, ())), num_layers=2, bidirectional=True)
+        x = torch.randn(int(torch.randint(1, 30, ())), int(torch.randint(1, 20, ())), 8)
+        work.append((layer, x, results_of_a_training_step(layer, x)))
+
+    def run(item):
+        torch.set_num_threads(2)  # a thread of its own has a setting of its own
+        layer, x, expected = item
+        return all(all_equal(results_of_a_training_step(layer, x), expected) for _ in range(10))
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(run, work))
+
+
+def train_in_child(layer, x, threads, queue):
+    torch.set_num_threads(threads)
+    queue.put([t.numpy() for t in results_of_a_training_step(layer, x)])
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_in_a_child_process(method):
+    """As DataLoader's workers do: forked with one thread, after the parent has used several."""
+    torch.set_num_threads(2)
+    layer, x = rnnfast.RNN(8, 64), torch.randn(40, 16, 8)
+    results_of_a_training_step(layer, x)  # the parent's team is alive
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    threads = 1 if method == "fork" else 2
+    child = context.Process(target=train_in_child, args=(layer, x, threads, queue))
+    child.start()
+    got = queue.get(timeout=120)
+    child.join(timeout=30)
+    assert child.exitcode == 0
+    torch.set_num_threads(threads)
+    assert all_equal([torch.from_numpy(a) for a in got], results_of_a_training_step(layer, x))
+
+
+class Encoded(torch.utils.data.Dataset):
+    def __init__(self):
+        self.layer = rnnfast.RNN(4, 32)
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, i):
+        with torch.no_grad():
+            return self.layer(torch.full((20, 8, 4), float(i)))[1]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_in_a_dataset_of_a_loader():
+    torch.set_num_threads(2)
+    data = Encoded()
+    expected = torch.stack([data[i] for i in range(len(data))])
+    loader = torch.utils.data.DataLoader(data, batch_size=None, num_workers=2, multiprocessing_context="fork")
+    assert torch.equal(torch.stack(list(loader)), expected)
