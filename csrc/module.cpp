@@ -13,7 +13,8 @@ PYBIND11_MODULE(_C, m) {
   py::class_<Plan>(m, "Plan", "How a recurrence is run: schedule, workers, register tile, and why.")
       .def_readonly("schedule", &Plan::schedule)
       .def_readonly("workers", &Plan::workers)
-      .def_property_readonly("tile", [](const Plan& p) { return py::make_tuple(p.tile.rows, p.tile_columns); })
+      .def_property_readonly("tile",
+                             [](const Plan& p) { return py::make_tuple(p.tile.rows, p.tile_columns); })
       .def_readonly("isa", &Plan::isa)
       .def_readonly("why", &Plan::why)
       .def("__str__", &describe)

@@ -1,8 +1,8 @@
 // The torch operators that rnnfast defines. Nothing else.
 //
-// Shapes: T steps, B rows of the batch, G groups (directions, heads), H units, K = gates * H. Padded arrays are
-// (T, B, G, ...), or (B, T, G, ...) with batch_first; with batch_sizes (T,), int64, on the CPU, they are packed
-// as in torch's PackedSequence: (N, G, ...). direction: 0 forward, 1 reverse, 2 odd groups reverse.
+// Shapes: T steps, B rows of the batch, G groups (directions, heads), H units, K = gates * H. Padded arrays
+// are (T, B, G, ...), or (B, T, G, ...) with batch_first; with batch_sizes (T,), int64, on the CPU, they are
+// packed as in torch's PackedSequence: (N, G, ...). direction: 0 forward, 1 reverse, 2 odd groups reverse.
 //
 // reset, seed, clip, norms and precision are places kept for options that no kernel offers yet; anything but
 // the default is refused.

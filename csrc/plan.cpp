@@ -46,8 +46,9 @@ Plan plan(const Problem& p) {
 }
 
 std::string describe(const Plan& p) {
-  return std::string(p.schedule) + " workers=" + std::to_string(p.workers) + " tile=" + std::to_string(p.tile.rows) + "x" +
-         std::to_string(p.tile_columns) + " isa=" + p.isa + " (" + p.why + ")";
+  return std::string(p.schedule) + " workers=" + std::to_string(p.workers) +
+         " tile=" + std::to_string(p.tile.rows) + "x" + std::to_string(p.tile_columns) + " isa=" + p.isa +
+         " (" + p.why + ")";
 }
 
 Cell cell_from_name(const std::string& name) {

@@ -29,7 +29,8 @@ struct End {
   int64_t group = 0, row = 0;
 };
 
-// A weight matrix of each group, `rows` x `columns`, as torch keeps it: (gates * units, units of the operand).
+// A weight matrix of each group, `rows` x `columns`, as torch keeps it: (gates * units, units of the
+// operand).
 struct Matrix {
   const void* data = nullptr;
   int64_t group = 0, row = 0;

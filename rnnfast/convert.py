@@ -42,7 +42,9 @@ def revert(model: Model, *, report: Callable[[str], Any] | None = print) -> Mode
     return _swap(model, PLAIN, report)
 
 
-def _swap(model: Model, swaps: dict[type[nn.Module], type[nn.Module]], report: Callable[[str], Any] | None) -> Model:
+def _swap(
+    model: Model, swaps: dict[type[nn.Module], type[nn.Module]], report: Callable[[str], Any] | None
+) -> Model:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
     say = report or (lambda line: None)

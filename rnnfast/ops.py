@@ -115,14 +115,14 @@ class _ElmanBPTT(_Fast):
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
-        *tensors, batch_sizes = ctx.saved_tensors
+        *tensors, batch_sizes = ctx.saved_tensors  # dy, dh_n, y, w_hh
         given = [i for i, t in enumerate(tensors) if t is not None]
 
         def bptt(*some: Tensor) -> Tensor:
-            args = list(tensors)
+            args: list[Any] = [*tensors, *ctx.options, batch_sizes]
             for i, t in zip(given, some, strict=True):
                 args[i] = t
-            return reference.elman_bptt(*args, *ctx.options, batch_sizes)
+            return reference.elman_bptt(*args)
 
         _, vjp = torch.func.vjp(bptt, *(tensors[i] for i in given))
         gradients: list[Tensor | None] = [None] * 8
@@ -153,9 +153,7 @@ def _register_fakes() -> None:
         return gates.new_empty(gates.shape), gates.new_empty((w_hh.size(0), batch, w_hh.size(-1)))
 
     @torch.library.register_fake("rnnfast::elman_bptt")
-    def fake_elman_bptt(
-        dy: Tensor | None, dh_n: Tensor | None, y: Tensor, *args: Any, **reserved: Any
-    ) -> Tensor:
+    def fake_elman_bptt(dy: Tensor | None, dh_n: Tensor | None, y: Tensor, *args: Any, **reserved: Any) -> Tensor:
         return y.new_empty(y.shape)
 
 

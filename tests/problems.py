@@ -35,8 +35,22 @@ class Problem:
         return op(self.dy, self.dh_n, y, self.w_hh, *self.options)
 
 
-def draw(T, B, H, G=1, dtype=torch.float64, *, nonlinearity="tanh", direction=0, batch_first=False,
-         batch_sizes=None, bias=True, h0=True, dy=True, dh_n=True):  # fmt: skip
+def draw(
+    T,
+    B,
+    H,
+    G=1,
+    dtype=torch.float64,
+    *,
+    nonlinearity="tanh",
+    direction=0,
+    batch_first=False,
+    batch_sizes=None,
+    bias=True,
+    h0=True,
+    dy=True,
+    dh_n=True,
+):
     """A random problem. Values are drawn in `dtype`, so that its float64 copy is exact."""
     if batch_sizes is not None:
         shape = (int(batch_sizes.sum()), G, H)

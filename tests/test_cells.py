@@ -42,7 +42,10 @@ def test_a_cell_steps_as_a_layer_does():
 
 def test_gradcheck():
     cell = rnnfast.RNNCell(3, 4, dtype=torch.float64)
-    args = (torch.randn(2, 3, dtype=torch.float64, requires_grad=True), torch.randn(2, 4, dtype=torch.float64, requires_grad=True))
+    args = (
+        torch.randn(2, 3, dtype=torch.float64, requires_grad=True),
+        torch.randn(2, 4, dtype=torch.float64, requires_grad=True),
+    )
     assert torch.autograd.gradcheck(cell, args)
     assert torch.autograd.gradgradcheck(cell, args)
 

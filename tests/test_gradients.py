@@ -32,7 +32,9 @@ def arguments(layer, x_shape, hx_shape):
 
 CASES = [
     dict(nonlinearity=f, num_layers=L, bidirectional=D == 2, bias=bias, batch_first=batch_first)
-    for f, L, D, bias, batch_first in itertools.product(["tanh", "relu"], [1, 2], [1, 2], [True, False], [True, False])
+    for f, L, D, bias, batch_first in itertools.product(
+        ["tanh", "relu"], [1, 2], [1, 2], [True, False], [True, False]
+    )
 ]
 
 
@@ -120,7 +122,9 @@ def test_only_what_is_asked_for_is_computed(wanted, monkeypatch):
 
     calls = []
     weight_gradient = rnnfast.ops.recurrent_weight_gradient
-    monkeypatch.setattr(rnnfast.ops, "recurrent_weight_gradient", lambda *a: calls.append(a) or weight_gradient(*a))
+    monkeypatch.setattr(
+        rnnfast.ops, "recurrent_weight_gradient", lambda *a: calls.append(a) or weight_gradient(*a)
+    )
     gradients(ours, x.requires_grad_(wanted == "x"), inputs["hx"])
     assert bool(calls) == (wanted == "weight_hh_l0")
 

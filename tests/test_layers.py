@@ -33,7 +33,13 @@ def results(layer, input, hx=None):
     output = output.data if packed else output
     (output.sin().sum() + (h_n * 1.5).cos().sum()).backward()
     named = {name: p.grad for name, p in layer.named_parameters()}
-    return {"output": output.detach(), "h_n": h_n.detach(), "x": x.grad, "hx": None if hx is None else hx.grad, **named}
+    return {
+        "output": output.detach(),
+        "h_n": h_n.detach(),
+        "x": x.grad,
+        "hx": None if hx is None else hx.grad,
+        **named,
+    }
 
 
 OPTIONS = [
@@ -84,7 +90,9 @@ def test_packed_output_is_a_packed_sequence_like_the_input():
         assert torch.equal(h_n[1, b], padded[0, b, 4:])
 
 
-@pytest.mark.parametrize("options", [{}, dict(nonlinearity="relu"), dict(num_layers=2, bidirectional=True)], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, dict(nonlinearity="relu"), dict(num_layers=2, bidirectional=True)], ids=str
+)
 def test_float32_error_is_no_more_than_half_again_torchs(options):
     """Root mean square over several problems, against torch's layer in float64."""
     squares = {}
@@ -132,9 +140,10 @@ def through_torch_save(layer):
 
 
 @pytest.mark.parametrize(
-    "copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer)), through_torch_save],
+    "copied",
+    [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer)), through_torch_save],
     ids=["deepcopy", "pickle", "torch.save"],
-)  # fmt: skip
+)
 def test_copies(copied):
     layer = rnnfast.RNN(3, 4, num_layers=2)
     other = copied(layer)
@@ -186,7 +195,9 @@ def test_functional_call_uses_the_weights_given():
 def test_attributes_that_code_for_torchs_layers_uses():
     theirs, ours = pair(3, 4, num_layers=2, batch_first=True, bidirectional=True, dropout=0.1)
     assert repr(ours) == repr(theirs)
-    assert [[w.shape for w in ws] for ws in ours.all_weights] == [[w.shape for w in ws] for ws in theirs.all_weights]
+    assert [[w.shape for w in ws] for ws in ours.all_weights] == [
+        [w.shape for w in ws] for ws in theirs.all_weights
+    ]
     assert ours.flatten_parameters() is None
     for name in ("mode", "nonlinearity", "input_size", "hidden_size", "num_layers", "bias", "dropout"):
         assert getattr(ours, name) == getattr(theirs, name)

@@ -52,7 +52,15 @@ def test_each_instruction_set(capability, isa):
     if not (PACKAGE / f"_cpu_{isa}.so").exists():
         pytest.skip(f"no _cpu_{isa}.so in {PACKAGE}: not built for this machine's architecture")
     assert f"'isa_in_use': '{isa}'" in python(RUN_A_LAYER, **environment).stdout
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(TESTS / "test_recurrence.py")]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        str(TESTS / "test_recurrence.py"),
+    ]
     result = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
 
@@ -94,7 +102,9 @@ def test_a_dtype_without_kernel_falls_back_once_warned(monkeypatch):
 def test_strict_forbids_the_fallback(monkeypatch):
     monkeypatch.setenv("RNNFAST_STRICT", "1")
     with pytest.raises(NotImplementedError, match="which RNNFAST_STRICT=1 forbids"):
-        rnnfast.functional.elman(torch.zeros(3, 2, 4, dtype=torch.complex64), torch.zeros(4, 4, dtype=torch.complex64))
+        rnnfast.functional.elman(
+            torch.zeros(3, 2, 4, dtype=torch.complex64), torch.zeros(4, 4, dtype=torch.complex64)
+        )
 
 
 def test_a_device_without_kernel_is_a_fallback():

@@ -54,10 +54,15 @@ def test_samples(info, dtype, training):
 
 @pytest.mark.parametrize("info", INFOS, ids=lambda info: info.name)
 def test_error_samples(info):
-    samples = info.module_error_inputs_func(info, device="cpu", dtype=torch.float64, requires_grad=False, training=True)
+    samples = info.module_error_inputs_func(
+        info, device="cpu", dtype=torch.float64, requires_grad=False, training=True
+    )
     assert len(samples) > 0
     for sample in samples:
-        constructor, forward = sample.module_error_input.constructor_input, sample.module_error_input.forward_input
+        constructor, forward = (
+            sample.module_error_input.constructor_input,
+            sample.module_error_input.forward_input,
+        )
         messages = []
         for cls in (info.module_cls, OURS[info.module_cls]):
             if sample.error_on == ModuleErrorEnum.FORWARD_ERROR:

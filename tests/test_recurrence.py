@@ -39,8 +39,21 @@ def test_options(nonlinearity, direction, layout, dtype):
     sizes = random_batch_sizes(T, B) if layout == "packed" else None
     for bias, h0, dy, dh_n in itertools.product([True, False], repeat=4):
         check_against_oracle(
-            draw(T, B, H, G, dtype, nonlinearity=nonlinearity, direction=direction, bias=bias, h0=h0, dy=dy,
-                 dh_n=dh_n, batch_first=layout == "batch", batch_sizes=sizes)  # fmt: skip
+            draw(
+                T,
+                B,
+                H,
+                G,
+                dtype,
+                nonlinearity=nonlinearity,
+                direction=direction,
+                bias=bias,
+                h0=h0,
+                dy=dy,
+                dh_n=dh_n,
+                batch_first=layout == "batch",
+                batch_sizes=sizes,
+            )
         )
 
 
@@ -62,8 +75,21 @@ def test_any_shape_and_options(T, B, H, G, dtype, nonlinearity, direction, layou
     sizes = random_batch_sizes(T, B) if layout == "packed" else None
     bias, h0, dy, dh_n = given
     check_against_oracle(
-        draw(T, B, H, G, dtype, nonlinearity=nonlinearity, direction=direction, bias=bias, h0=h0, dy=dy,
-             dh_n=dh_n, batch_first=layout == "batch", batch_sizes=sizes)  # fmt: skip
+        draw(
+            T,
+            B,
+            H,
+            G,
+            dtype,
+            nonlinearity=nonlinearity,
+            direction=direction,
+            bias=bias,
+            h0=h0,
+            dy=dy,
+            dh_n=dh_n,
+            batch_first=layout == "batch",
+            batch_sizes=sizes,
+        )
     )
 
 
@@ -145,7 +171,12 @@ def test_tanh_of_special_values():
 
 
 def test_float64_tanh():
-    x = torch.cat([torch.linspace(-25, 25, 64 * 5000, dtype=torch.float64), torch.logspace(-300, 0, 64, dtype=torch.float64)])
+    x = torch.cat(
+        [
+            torch.linspace(-25, 25, 64 * 5000, dtype=torch.float64),
+            torch.logspace(-300, 0, 64, dtype=torch.float64),
+        ]
+    )
     rows = x.reshape(1, -1, 1, 64)
     y, _ = op.elman(rows, torch.zeros(1, 64, 64, dtype=torch.float64), None, None, "tanh")
     torch.testing.assert_close(y.flatten(), torch.tanh(x), rtol=8e-16, atol=0)

@@ -18,8 +18,8 @@
 //   kStatistics   row sums that the phase leaves for the next phase
 //   run(At&)      the arithmetic, through the accessor below
 //
-// The same text of `run` serves a scalar, a SIMD vector and a CUDA thread: At::Value says which. Indices below
-// name places in the pass's own enums; `part` counts gates where a row holds several for each unit.
+// The same text of `run` serves a scalar, a SIMD vector and a CUDA thread: At::Value says which. Indices
+// below name places in the pass's own enums; `part` counts gates where a row holds several for each unit.
 //
 //   Value matrix(gate)          result of the phase's matrix; zero for rows that just entered the sequence,
 //                               unless their operand has an initial value

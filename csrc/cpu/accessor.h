@@ -12,8 +12,8 @@ namespace rnnfast {
 
 constexpr int kMaxOperands = 3, kMaxCarries = 3, kMaxStatistics = 2;
 
-// Rows row_begin .. row_end-1 of one group, at one step. Pointers are to the row that the batch calls 0, except
-// in the worker's own buffers, whose row 0 is row_begin.
+// Rows row_begin .. row_end-1 of one group, at one step. Pointers are to the row that the batch calls 0,
+// except in the worker's own buffers, whose row 0 is row_begin.
 template <class S>
 struct Rows {
   using C = Compute<S>;

@@ -242,7 +242,8 @@ inline std::vector<int64_t> share_rows(const Recurrence& r, int workers) {
   for (const int64_t length : lengths) total += length * r.G;
   std::vector<int64_t> first(1, 0);
   for (int64_t row = 0; row < r.G * r.B; ++row) {
-    while (static_cast<int>(first.size()) < workers && passed * workers >= total * static_cast<int64_t>(first.size()))
+    while (static_cast<int>(first.size()) < workers &&
+           passed * workers >= total * static_cast<int64_t>(first.size()))
       first.push_back(row);
     passed += lengths[row % r.B];
   }

@@ -9,10 +9,14 @@ namespace {
 template <class Pass>
 void run(const Recurrence& r, Dtype dtype, int workers) {
   switch (dtype) {
-    case Dtype::f32: return batch_split::run<Pass, float>(r, workers);
-    case Dtype::f64: return batch_split::run<Pass, double>(r, workers);
-    case Dtype::bf16: return batch_split::run<Pass, bf16>(r, workers);
-    case Dtype::f16: return batch_split::run<Pass, f16>(r, workers);
+    case Dtype::f32:
+      return batch_split::run<Pass, float>(r, workers);
+    case Dtype::f64:
+      return batch_split::run<Pass, double>(r, workers);
+    case Dtype::bf16:
+      return batch_split::run<Pass, bf16>(r, workers);
+    case Dtype::f16:
+      return batch_split::run<Pass, f16>(r, workers);
   }
 }
 

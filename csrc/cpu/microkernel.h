@@ -5,8 +5,8 @@
 
 namespace rnnfast {
 
-// out[i][j] = sum over k of a[i][k] * panel[k][j], each sum taken in the order of k. `a` has MR rows, `stride`
-// apart; the panel's rows hold NV vectors; out is contiguous and aligned.
+// out[i][j] = sum over k of a[i][k] * panel[k][j], each sum taken in the order of k. `a` has MR rows,
+// `stride` apart; the panel's rows hold NV vectors; out is contiguous and aligned.
 template <class S, int MR, int NV>
 void multiply(const Compute<S>* a, int64_t stride, const S* panel, int64_t K, Compute<S>* out) {
   using V = Vec<Compute<S>>;

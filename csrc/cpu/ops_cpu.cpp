@@ -25,7 +25,8 @@ void refuse(const char* names, const Option&... options) {
 
 void plan_and_run(const Recurrence& r, Pass pass, bool relu, Dtype dtype) {
   Problem problem;
-  problem.cell = relu ? Cell::elman_relu : Cell::elman_tanh, problem.pass = pass, problem.dtype = dtype, problem.isa = kIsa;
+  problem.cell = relu ? Cell::elman_relu : Cell::elman_tanh, problem.pass = pass, problem.dtype = dtype,
+  problem.isa = kIsa;
   problem.T = r.T, problem.B = r.B, problem.H = r.units[0], problem.G = r.G;
   problem.threads = static_cast<int>(torch::stable::get_num_threads());
   const Plan plan = rnnfast::plan(problem);
@@ -34,8 +35,8 @@ void plan_and_run(const Recurrence& r, Pass pass, bool relu, Dtype dtype) {
 }
 
 // Copies each row's last value in processing order, or its initial value if there was no step.
-void copy_last(const Recurrence& r, const Stream& from, const std::optional<Tensor>& initial, const Tensor& to,
-               size_t element) {
+void copy_last(const Recurrence& r, const Stream& from, const std::optional<Tensor>& initial,
+               const Tensor& to, size_t element) {
   const int64_t H = r.units[0];
   char* out = static_cast<char*>(to.data_ptr());
   for (int64_t g = 0; g < r.G; ++g) {
@@ -47,7 +48,8 @@ void copy_last(const Recurrence& r, const Stream& from, const std::optional<Tens
       if (r.T > 0) {
         row = static_cast<char*>(from.data) + (r.position(from, g, t) + b * from.row) * element;
       } else if (initial) {
-        row = static_cast<char*>(initial->data_ptr()) + (g * initial->stride(0) + b * initial->stride(1)) * element;
+        row = static_cast<char*>(initial->data_ptr()) +
+              (g * initial->stride(0) + b * initial->stride(1)) * element;
       }
       row ? std::memcpy(out, row, H * element) : std::memset(out, 0, H * element);
     }
@@ -56,8 +58,9 @@ void copy_last(const Recurrence& r, const Stream& from, const std::optional<Tens
 
 std::tuple<Tensor, Tensor> elman(const Tensor& gates, const Tensor& w_hh, const std::optional<Tensor>& bias,
                                  const std::optional<Tensor>& h0, const std::string& nonlinearity,
-                                 int64_t direction, bool batch_first, const std::optional<Tensor>& batch_sizes,
-                                 const std::optional<Tensor>& reset, const std::optional<int64_t>& seed,
+                                 int64_t direction, bool batch_first,
+                                 const std::optional<Tensor>& batch_sizes, const std::optional<Tensor>& reset,
+                                 const std::optional<int64_t>& seed,
                                  const std::optional<std::string>& precision) {
   using Places = Elman<Tanh>::Forward;
   refuse("reset, seed, precision", reset, seed, precision);

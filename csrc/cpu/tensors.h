@@ -31,10 +31,14 @@ inline Shape shape_of(const Tensor& t) {
 inline Dtype dtype_of(const Tensor& t, const char* name) {
   using torch::headeronly::ScalarType;
   switch (t.scalar_type()) {
-    case ScalarType::Float: return Dtype::f32;
-    case ScalarType::Double: return Dtype::f64;
-    case ScalarType::BFloat16: return Dtype::bf16;
-    case ScalarType::Half: return Dtype::f16;
+    case ScalarType::Float:
+      return Dtype::f32;
+    case ScalarType::Double:
+      return Dtype::f64;
+    case ScalarType::BFloat16:
+      return Dtype::bf16;
+    case ScalarType::Half:
+      return Dtype::f16;
     default:
       STD_TORCH_CHECK(false, name, ": dtype not supported; expected float32, float64, bfloat16 or float16");
   }
@@ -45,7 +49,8 @@ inline void check(const char* name, const Tensor& t, const Shape& expected, cons
   STD_TORCH_CHECK(shape_of(t) == expected, name, ": got shape ", to_string(shape_of(t)), ", expected ",
                   to_string(expected));
   STD_TORCH_CHECK(t.is_cpu(), name, ": expected a tensor on the CPU");
-  STD_TORCH_CHECK(t.scalar_type() == like.scalar_type(), name, ": dtype differs from that of the other tensors");
+  STD_TORCH_CHECK(t.scalar_type() == like.scalar_type(), name,
+                  ": dtype differs from that of the other tensors");
 }
 
 // The same values with the units of a row one behind the other.
@@ -77,7 +82,9 @@ class Layout {
     direction_ = static_cast<Direction>(direction);
     const int64_t dims = packed_ ? 3 : 4;
     STD_TORCH_CHECK(rows.dim() == dims, name, ": got ", rows.dim(), " dimensions, expected ", dims,
-                    packed_ ? " (N, G, K)" : batch_first ? " (B, T, G, K)" : " (T, B, G, K)");
+                    packed_       ? " (N, G, K)"
+                    : batch_first ? " (B, T, G, K)"
+                                  : " (T, B, G, K)");
     STD_TORCH_CHECK(rows.is_cpu(), name, ": expected a tensor on the CPU");
     G = rows.size(dims - 2);
     if (packed_) {
@@ -122,12 +129,13 @@ class Layout {
     counts_.assign(sizes, sizes + T);
     offsets_.resize(T);
     for (int64_t t = 0; t < T; ++t) {
-      STD_TORCH_CHECK(counts_[t] > 0 && (t == 0 || counts_[t] <= counts_[t - 1]),
-                      "batch_sizes: got ", counts_[t], " at step ", t, ", expected positive numbers that do not grow");
+      STD_TORCH_CHECK(counts_[t] > 0 && (t == 0 || counts_[t] <= counts_[t - 1]), "batch_sizes: got ",
+                      counts_[t], " at step ", t, ", expected positive numbers that do not grow");
       offsets_[t] = rows_;
       rows_ += counts_[t];
     }
-    STD_TORCH_CHECK(rows_ == rows, "batch_sizes: got a sum of ", rows_, ", expected the number of packed rows, ", rows);
+    STD_TORCH_CHECK(rows_ == rows, "batch_sizes: got a sum of ", rows_,
+                    ", expected the number of packed rows, ", rows);
     B = T > 0 ? counts_[0] : 0;
   }
 

@@ -31,7 +31,7 @@ struct TanhConstants<double> {
   static constexpr uint64_t kOne = 0x3ff0000000000000u, kSign = 0x8000000000000000u;
   static constexpr double kIsOne = 19.1;
   static constexpr double p[] = {
-      -3.333333333333333318e-1, 1.3333333333332834311e-1,  -5.3968253965595991028e-2, 2.1869488004918158612e-2,
+      -3.333333333333333318e-1, 1.3333333333332834311e-1, -5.3968253965595991028e-2, 2.1869488004918158612e-2,
       -8.863184921203574414e-3, 3.5896486309680249029e-3, -1.3953356679571345518e-3};
 };
 
@@ -64,7 +64,8 @@ inline Vec<T> tanh(Vec<T> x) {
 
 }  // namespace detail
 
-// At most 2 ulp from the correctly rounded value (float32; 0 near zero), odd, +-1 where it saturates, NaN for NaN.
+// At most 2 ulp from the correctly rounded value (float32; 0 near zero), odd, +-1 where it saturates, NaN for
+// NaN.
 inline Vec<float> tanh(Vec<float> x) { return detail::tanh<float>(x); }
 inline Vec<double> tanh(Vec<double> x) { return detail::tanh<double>(x); }
 

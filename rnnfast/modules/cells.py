@@ -70,9 +70,7 @@ class RNNCell(torch.nn.RNNCell):
                 f"input has inconsistent input_size: got {input.size(1)} expected {self.input_size}"
             )
         if input.size(0) != hx.size(0):
-            raise RuntimeError(
-                f"Input batch size {input.size(0)} doesn't match hidden0 batch size {hx.size(0)}"
-            )
+            raise RuntimeError(f"Input batch size {input.size(0)} doesn't match hidden0 batch size {hx.size(0)}")
         if hx.size(1) != self.hidden_size:
             raise RuntimeError(
                 f"hidden0 has inconsistent hidden_size: got {hx.size(1)}, expected {self.hidden_size}"

@@ -20,7 +20,9 @@ class RecurrentLayer(torch.nn.RNNBase):
     that pass ``isinstance(m, nn.RNN)``. Parameters, their names, initial values and order are torch's.
     """
 
-    def _recurrence(self, gates: Tensor, w_hh: Tensor, bias: Tensor | None, h0: Tensor | None, *layout: Any) -> Any:
+    def _recurrence(
+        self, gates: Tensor, w_hh: Tensor, bias: Tensor | None, h0: Tensor | None, *layout: Any
+    ) -> Any:
         raise NotImplementedError
 
     def flatten_parameters(self) -> None:
@@ -109,8 +111,12 @@ class RecurrentLayer(torch.nn.RNNBase):
     def _weights(self, layer: int, dtype: torch.dtype | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """W_ih (G K, I), W_hh (G, K, H) and bias (G, K) of a layer, directions side by side."""
         directions = []
-        for names in self._all_weights[2 * layer : 2 * layer + 2] if self.bidirectional else [self._all_weights[layer]]:
-            w_ih, w_hh, *biases = [cast(self._weight(name), dtype) for name in names]
+        for names in (
+            self._all_weights[2 * layer : 2 * layer + 2] if self.bidirectional else [self._all_weights[layer]]
+        ):
+            w_ih, w_hh, *biases = [self._weight(name) for name in names]
+            if dtype is not None:
+                w_ih, w_hh, *biases = [w.to(dtype) for w in (w_ih, w_hh, *biases)]
             directions.append((w_ih, w_hh, joint_bias(*biases) if biases else None))
         if len(directions) == 1:
             w_ih, w_hh, bias = directions[0]
@@ -194,7 +200,9 @@ class RNN(RecurrentLayer):
             **kwargs,
         )
 
-    def _recurrence(self, gates: Tensor, w_hh: Tensor, bias: Tensor | None, h0: Tensor | None, *layout: Any) -> Any:
+    def _recurrence(
+        self, gates: Tensor, w_hh: Tensor, bias: Tensor | None, h0: Tensor | None, *layout: Any
+    ) -> Any:
         return ops.elman(gates, w_hh, bias, h0, self.nonlinearity, *layout)
 
 

@@ -143,7 +143,8 @@ extern "C" __attribute__((visibility("default"))) void run_test_cell(
   r.T = T, r.B = B, r.G = G, r.direction = static_cast<Direction>(direction);
   r.counts = counts, r.offsets = offsets;
   for (int i = 0; i < kMaxUnitSets; ++i) r.units[i] = units[i];
-  for (int i = 0; i < streams; ++i) r.streams[i] = {stream_data[i], widths[i], B * G * widths[i], G * widths[i]};
+  for (int i = 0; i < streams; ++i)
+    r.streams[i] = {stream_data[i], widths[i], B * G * widths[i], G * widths[i]};
   if (end) r.ends[0] = {end, B * end_width, end_width};
   for (int i = 0; i < kMaxMatrices; ++i) {
     const int64_t rows = matrix_sizes[2 * i], columns = matrix_sizes[2 * i + 1];

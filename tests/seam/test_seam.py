@@ -21,7 +21,14 @@ def library(tmp_path_factory):
     if not CSRC.is_dir():
         pytest.skip(f"the C++ sources are not at {CSRC}: not run from a checkout")
     path = tmp_path_factory.mktemp("seam") / "cells.so"
-    command = [os.environ.get("CXX", "c++"), *FLAGS.split(), f"-I{CSRC}", str(HERE / "cells.cpp"), "-o", str(path)]
+    command = [
+        os.environ.get("CXX", "c++"),
+        *FLAGS.split(),
+        f"-I{CSRC}",
+        str(HERE / "cells.cpp"),
+        "-o",
+        str(path),
+    ]
     subprocess.run(command, check=True)
     return ctypes.CDLL(str(path))
 
@@ -46,11 +53,23 @@ def run(library, cell, backward, sizes, streams, end, matrices, vector, workers)
     matrices = [*matrices, None][:2]
     matrix_sizes = [n for m in matrices for n in ((0, 0) if m is None else m.shape[1:])]
     library.run_test_cell(
-        cell, backward, *map(ctypes.c_int64, (T, B, G)), longs(units), direction, pointer(batch_sizes),
-        pointer(offsets), len(streams), pointers(streams), longs([s.size(-1) for s in streams]), pointer(end),
-        ctypes.c_int64(0 if end is None else end.size(-1)), pointers(matrices), longs(matrix_sizes),
-        pointer(vector), workers,
-    )  # fmt: skip
+        cell,
+        backward,
+        *map(ctypes.c_int64, (T, B, G)),
+        longs(units),
+        direction,
+        pointer(batch_sizes),
+        pointer(offsets),
+        len(streams),
+        pointers(streams),
+        longs([s.size(-1) for s in streams]),
+        pointer(end),
+        ctypes.c_int64(0 if end is None else end.size(-1)),
+        pointers(matrices),
+        longs(matrix_sizes),
+        pointer(vector),
+        workers,
+    )
 
 
 def unroll(step, x, state, direction, batch_sizes):

@@ -1,0 +1,1 @@
+"""Programs on real data, a file for each command of ``python -m rnnfast``."""
