@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from . import _library, reference
 from .sequences import Layout, is_reversed
@@ -28,11 +28,19 @@ def elman(
 ) -> tuple[Tensor, Tensor]:
     """The differentiable recurrence, by the fastest way that serves. Shapes as in ``csrc/ops.cpp``."""
     args = (gates, w_hh, bias, h0, nonlinearity, direction, batch_first, batch_sizes)
-    if not _library.serves(gates.device, gates.dtype):
+    if _transformed() or not _library.serves(gates.device, gates.dtype):
         return reference.elman(*args)
     if torch.is_grad_enabled() and _any_requires_grad(gates, w_hh, bias, h0):
         return _Elman.apply(*args)
     return torch.ops.rnnfast.elman(*args)
+
+
+def _transformed() -> bool:
+    """Whether forward-mode derivatives or torch.func transforms are at work.
+
+    The operators have no rules for them; forward mode would silently lose its tangents.
+    """
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def _any_requires_grad(*tensors: Tensor | None) -> bool:
@@ -40,12 +48,13 @@ def _any_requires_grad(*tensors: Tensor | None) -> bool:
 
 
 class _Fast(Function):
-    """A Function whose ``setup_context`` does not cost a Python signature binding on each call."""
+    """A Function whose ``setup_context`` does not cost a Python signature binding on each call.
+
+    That binding serves torch.func transforms, which do not come here.
+    """
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
-        if torch._C._are_functorch_transforms_active():
-            return super().apply(*args)
         return super(Function, cls).apply(*args)
 
 

@@ -93,6 +93,16 @@ def test_any_shape_and_options(T, B, H, G, dtype, nonlinearity, direction, layou
     )
 
 
+@pytest.mark.parametrize("layout", ["time", "batch", "packed"])
+def test_schemas_and_fake_kernels(layout):
+    sizes = random_batch_sizes(5, 3) if layout == "packed" else None
+    p = draw(5, 3, 7, 2, batch_first=layout == "batch", batch_sizes=sizes)
+    checks = ("test_schema", "test_faketensor")
+    torch.library.opcheck(op.elman, (p.gates, p.w_hh, p.bias, p.h0, *p.options), test_utils=checks)
+    y, _ = p.forward(op.elman)
+    torch.library.opcheck(op.elman_bptt, (p.dy, p.dh_n, y, p.w_hh, *p.options), test_utils=checks)
+
+
 def test_strided_and_expanded_inputs():
     p = draw(5, 6, 20, 2, torch.float32)
     expected = p.forward(op.elman)[0]
