@@ -80,7 +80,7 @@ def random_batch_sizes(T, B):
 def assert_close(actual, expected, tolerance=None, what="result"):
     """Compares with float64 values, relative to their largest; NaN and Inf must stand in the same places."""
     tolerance = tolerance or TOLERANCE[actual.dtype]
-    actual, expected = actual.double(), expected.double()
+    actual, expected = actual.detach().double(), expected.detach().double()
     assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, expected {expected.shape}"
     if actual.numel() == 0:
         return

@@ -164,7 +164,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text", type=Path, metavar="FILE", help="UTF-8 text to learn (default: Python's own help)"
     )
     parser.add_argument(
-        "--steps", type=int, default=800, help="training steps of each model (default: %(default)s)"
+        "--steps", type=int, default=600, help="training steps of each model (default: %(default)s)"
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="of weights, batches and dropout (default: %(default)s)"
@@ -202,12 +202,12 @@ def main(options: argparse.Namespace) -> int:
     generator = torch.Generator().manual_seed(options.seed)
     try:
         # In turn, so that whatever else the machine does meets both.
-        with tqdm(range(options.steps), unit="step") as progress:
+        with tqdm(range(options.steps), unit="step", mininterval=0.5) as progress:
             for step in progress:
                 batch = text.batch(generator)
                 for run in runs:
                     run.step(*batch, seed=options.seed + step)
-                progress.set_postfix({run.name: f"{run.losses[-1]:.4f}" for run in runs})
+                progress.set_postfix({run.name: f"{run.losses[-1]:.4f}" for run in runs}, refresh=False)
     except KeyboardInterrupt:
         done = min(len(run.losses) for run in runs)
         if done == 0:

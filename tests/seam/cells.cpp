@@ -77,14 +77,14 @@ struct Normalised {
       template <class At>
       static RNNFAST_INLINE void run(At& at) {
         const auto a = at.store(kA, at.matrix(0) + at.load(kX));
-        at.add(0, a * a);
+        at.add(0, a * a + kEpsilon);
       }
     };
     struct Normalise : Phase {
       static constexpr int kColumns = 0;
       template <class At>
       static RNNFAST_INLINE void run(At& at) {
-        const auto scale = 1 / at.sqrt(at.sum(0) / at.units() + kEpsilon);
+        const auto scale = 1 / at.sqrt(at.sum(0) / at.units());
         const auto h = at.store(kH, at.tanh(at.vector(kGain) * at.load(kA) * scale));
         at.store(kS, (at.previous(kS) + at.entry(kS0)) / 2 + h);
         at.put(0, h);
@@ -111,7 +111,7 @@ struct Normalised {
         const auto h = at.load(kH), a = at.load(kA);
         const auto dscaled = (ds + at.matrix(0)) * (1 - h * h) * at.vector(kGain);
         at.keep(kScaled, dscaled);
-        at.add(0, a * a);
+        at.add(0, a * a + kEpsilon);
         at.add(1, dscaled * a);
       }
     };
@@ -119,7 +119,7 @@ struct Normalised {
       static constexpr int kColumns = 0;
       template <class At>
       static RNNFAST_INLINE void run(At& at) {
-        const auto square = 1 / (at.sum(0) / at.units() + kEpsilon), scale = at.sqrt(square);
+        const auto square = 1 / (at.sum(0) / at.units()), scale = at.sqrt(square);
         const auto dx = scale * (at.carry(kScaled) - at.load(kA) * square * at.sum(1) / at.units());
         at.store(kDx, dx);
         at.put(0, dx);
