@@ -36,8 +36,10 @@ struct TanhConstants<double> {
 };
 
 // With a = n ln(2)/2 + u and s = 2^n, tanh(n ln(2)/2) is (s - 1) / (s + 1), and the addition theorem gives
-//   tanh(a) = ((s - 1) + (s + 1) tanh(u)) / ((s + 1) + (s - 1) tanh(u)).
-// Near zero n is 0 and the quotient is 2 tanh(u) / 2: nothing cancels and nothing is rounded twice.
+//   tanh(a) = ((s - 1) + (s + 1) tanh(u)) / ((s + 1) + (s - 1) tanh(u))
+//           = 1 - (2 - 2 tanh(u)) / ((s + 1) + (s - 1) tanh(u)).
+// Near zero n is 0 and the first quotient is 2 tanh(u) / 2: nothing cancels and nothing is rounded twice.
+// Above 1/2 the second form leaves one rounding, of the difference, which BPTT's 1 - h^2 would magnify.
 template <class T>
 inline Vec<T> tanh(Vec<T> x) {
   using C = TanhConstants<T>;
@@ -58,8 +60,9 @@ inline Vec<T> tanh(Vec<T> x) {
   const Vec<T> tanh_u = (u * square) * p + u;
 
   const Vec<T> up = s + 1, down = s - 1;
-  const Vec<T> quotient = (up * tanh_u + down) / (down * tanh_u + up);
-  return bit_cast<Vec<T>>(bit_cast<Bits<T>>(quotient) | sign);
+  const auto large = a > static_cast<T>(0.55);  // tanh(0.5493) is 1/2
+  const Vec<T> quotient = (large ? 2 - 2 * tanh_u : up * tanh_u + down) / (down * tanh_u + up);
+  return bit_cast<Vec<T>>(bit_cast<Bits<T>>(large ? 1 - quotient : quotient) | sign);
 }
 
 }  // namespace detail
