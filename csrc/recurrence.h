@@ -25,7 +25,7 @@ struct Stream {
 
 // One row of values for every (group, row of the batch): what enters or leaves at a sequence's end.
 struct End {
-  const void* data = nullptr;
+  void* data = nullptr;
   int64_t group = 0, row = 0;
 };
 

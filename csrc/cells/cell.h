@@ -24,8 +24,12 @@
 //   Value matrix(gate)          result of the phase's matrix; zero for rows that just entered the sequence,
 //                               unless their operand has an initial value
 //   Value load(stream, part)    value at this step; zero if the stream is absent
-//   Value previous(stream)      value at the step before in processing order; zero on entering
-//   Value entry(end)            for a row that enters at this step, its initial value; otherwise zero
+//   Value previous(stream)      value at the step before in processing order; zero where the row enters
+//   Value following(stream)     value at the step after in processing order (in an adjoint, the step before
+//                               in time); zero where the row leaves
+//   Value entry(end)            for a row that enters at this step, its value in `end`; otherwise zero
+//   Value exit(end)             for a row that leaves after this step, its value in `end`; otherwise zero
+//   leave(end, v)               for a row that leaves after this step, writes its value in `end`
 //   Value vector(i, part)       a parameter of the unit; zero if absent
 //   Value store(stream, v)      writes v and returns it as rounded to the stream's dtype
 //   put(operand, v, part)       what later matrices shall see

@@ -34,7 +34,7 @@ template <class Nonlinearity>
 struct Elman {
   struct Forward {
     enum Streams { kGates, kY };  // kGates: W_ih x + b
-    enum Ends { kH0 };
+    enum Ends { kH0, kHN };
     enum Vectors { kBias };
     static constexpr bool kBackward = false;
     static constexpr Operand kOperands[] = {{0, 1, kH0}};
@@ -44,7 +44,9 @@ struct Elman {
       template <class At>
       static RNNFAST_INLINE void run(At& at) {
         const auto pre = at.matrix(0) + at.load(kGates) + at.vector(kBias);
-        at.put(0, at.store(kY, Nonlinearity::apply(at, pre)));
+        const auto h = at.store(kY, Nonlinearity::apply(at, pre));
+        at.put(0, h);
+        at.leave(kHN, h);
       }
     };
     using Phases = PhaseList<Step>;

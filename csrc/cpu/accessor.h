@@ -10,8 +10,6 @@
 
 namespace rnnfast {
 
-constexpr int kMaxOperands = 3, kMaxCarries = 3, kMaxStatistics = 2;
-
 // Rows row_begin .. row_end-1 of one group, at one step. Pointers are to the row that the batch calls 0,
 // except in the worker's own buffers, whose row 0 is row_begin.
 template <class S>
@@ -21,8 +19,11 @@ struct Rows {
   const Recurrence* recurrence;
   int64_t group, row_begin, row_end;
 
+  // Streams at this step, at the step before and at the step after in processing order.
   S* now[kMaxStreams];
   const S* before[kMaxStreams];
+  const S* after[kMaxStreams];
+  int64_t entering, leaving;  // rows from these on enter at this step, leave after it
 
   // Operand i as matrices see it ([0]: put at the step before, [1]: put at this step), and its row stride.
   C* operands[kMaxOperands][2];
@@ -47,8 +48,8 @@ class Accessor {
   using Scalar = C;
 
   // `lanes` units from `unit` on, of batch row `row`; `matrix`: the phase's result for them, by gates.
-  Accessor(const Rows<S>& rows, const C* matrix, int64_t row, bool entering, int64_t units, int64_t unit,
-           int64_t panel, int lanes)
+  Accessor(const Rows<S>& rows, const C* matrix, int64_t row, int64_t units, int64_t unit, int64_t panel,
+           int lanes)
       : rows_(rows),
         matrix_(matrix),
         row_(row),
@@ -57,7 +58,8 @@ class Accessor {
         unit_(unit),
         panel_(panel),
         lanes_(lanes),
-        entering_(entering) {}
+        entering_(row >= rows.entering),
+        leaving_(row >= rows.leaving) {}
 
   Value matrix(int gate) const { return rnnfast::load(matrix_ + gate * VL); }
 
@@ -67,10 +69,15 @@ class Accessor {
     return entering_ ? Value{} : read(rows_.before[stream], stream, part);
   }
 
-  Value entry(int end) const {
-    const End& e = rows_.recurrence->ends[end];
-    if (!entering_ || !e.data) return Value{};
-    return read_units(static_cast<const S*>(e.data) + rows_.group * e.group + row_ * e.row + unit_);
+  Value following(int stream, int part = 0) const {
+    return leaving_ ? Value{} : read(rows_.after[stream], stream, part);
+  }
+
+  Value entry(int end) const { return entering_ ? read_end(end) : Value{}; }
+  Value exit(int end) const { return leaving_ ? read_end(end) : Value{}; }
+
+  void leave(int end, Value v) {
+    if (leaving_ && rows_.recurrence->ends[end].data) write_units(at_end(end), v);
   }
 
   Value vector(int i, int part = 0) const {
@@ -82,23 +89,14 @@ class Accessor {
   Value store(int stream, Value v, int part = 0) {
     S* p = rows_.now[stream];
     if (p) {
-      p += row_ * rows_.recurrence->streams[stream].row + part * units_ + unit_;
-      if constexpr (kWhole) {
-        rnnfast::store(p, v);
-      } else {
-        rnnfast::store(p, v, lanes_);
-      }
+      write_units(p + row_ * rows_.recurrence->streams[stream].row + part * units_ + unit_, v);
     }
     return rounded<S>(v);
   }
 
   void put(int operand, Value v, int part = 0) {
-    C* p = rows_.operands[operand][1] + own_row_ * rows_.operand_stride[operand] + part * units_ + unit_;
-    if constexpr (kWhole) {
-      rnnfast::store(p, v);
-    } else {
-      rnnfast::store(p, v, lanes_);
-    }
+    write_units(rows_.operands[operand][1] + own_row_ * rows_.operand_stride[operand] + part * units_ + unit_,
+                v);
   }
 
   Value carry(int i) const { return rnnfast::load(carried(i)); }
@@ -137,13 +135,31 @@ class Accessor {
     }
   }
 
+  template <class T>
+  void write_units(T* p, Value v) {
+    if constexpr (kWhole) {
+      rnnfast::store(p, v);
+    } else {
+      rnnfast::store(p, v, lanes_);
+    }
+  }
+
+  S* at_end(int end) const {
+    const End& e = rows_.recurrence->ends[end];
+    return static_cast<S*>(e.data) + rows_.group * e.group + row_ * e.row + unit_;
+  }
+
+  Value read_end(int end) const {
+    return rows_.recurrence->ends[end].data ? read_units(at_end(end)) : Value{};
+  }
+
   C* carried(int i) const { return rows_.carries[i] + own_row_ * rows_.carry_stride + unit_; }
 
   const Rows<S>& rows_;
   const C* matrix_;
   int64_t row_, own_row_, units_, unit_, panel_;
   int lanes_;
-  bool entering_;
+  bool entering_, leaving_;
 };
 
 }  // namespace rnnfast

@@ -3,10 +3,10 @@
 #pragma once
 
 #include <array>
-#include <new>
 #include <vector>
 
 #include "accessor.h"
+#include "arena.h"
 #include "microkernel.h"
 #include "team.h"
 
@@ -23,48 +23,6 @@ template <class... P>
 constexpr int count_phases(PhaseList<P...>) {
   return sizeof...(P);
 }
-
-// A growing block of memory per calling thread, so that a layer called again and again does not ask the
-// system for fresh pages each time.
-class Arena {
- public:
-  static constexpr size_t kAlignment = 64;
-  ~Arena() { release(); }
-  void* get(size_t bytes) {
-    if (bytes > size_) {
-      release();
-      data_ = ::operator new(bytes, std::align_val_t(kAlignment));
-      size_ = bytes;
-    }
-    return data_;
-  }
-
- private:
-  void release() {
-    if (data_) ::operator delete(data_, std::align_val_t(kAlignment));
-    data_ = nullptr, size_ = 0;
-  }
-  void* data_ = nullptr;
-  size_t size_ = 0;
-};
-
-// Hands out aligned arrays from a block; with no block, only adds up how much they take.
-template <class T>
-class Carver {
- public:
-  explicit Carver(T* block) : block_(block) {}
-  T* take(int64_t count) {
-    T* p = block_ ? block_ + taken_ : nullptr;
-    constexpr int64_t unit = Arena::kAlignment / sizeof(T);
-    taken_ += ceil_div(count, unit) * unit;
-    return p;
-  }
-  int64_t taken() const { return taken_; }
-
- private:
-  T* block_;
-  int64_t taken_ = 0;
-};
 
 // Rows of a worker's buffers are padded so that neighbouring rows do not fall on the same cache sets.
 template <class S>
@@ -103,8 +61,7 @@ void carve(Rows<S>& w, Carver<Compute<S>>& carver) {
 
 // Rows begin .. end-1 of a phase: the matrix (where `multiplied`), then the cell's arithmetic.
 template <class Phase, class S>
-void tile(const Rows<S>& w, const S* panel_data, int64_t panel, int64_t begin, int64_t end, bool entering,
-          bool multiplied) {
+void tile(const Rows<S>& w, const S* panel_data, int64_t panel, int64_t begin, int64_t end, bool multiplied) {
   using P = Panels<Phase, S>;
   using C = Compute<S>;
   constexpr int VL = kLanes<S>;
@@ -129,11 +86,11 @@ void tile(const Rows<S>& w, const S* panel_data, int64_t panel, int64_t begin, i
     for (int block = 0; block < P::kBlocks && unit < units; ++block, unit += VL) {
       const C* matrix = result + block * P::kColumns * VL;
       if (unit + VL <= units) {
-        Accessor<S, true> at(w, matrix, begin + i, entering, units, unit, panel, VL);
+        Accessor<S, true> at(w, matrix, begin + i, units, unit, panel, VL);
         Phase::run(at);
       } else {
         const int lanes = static_cast<int>(units - unit);
-        Accessor<S, false> at(w, matrix, begin + i, entering, units, unit, panel, lanes);
+        Accessor<S, false> at(w, matrix, begin + i, units, unit, panel, lanes);
         Phase::run(at);
       }
     }
@@ -154,9 +111,9 @@ void reduce_statistics(const Rows<S>& w, int64_t end) {
   }
 }
 
-// One phase of one step. Rows row_begin .. entering-1 go on from the step before, entering .. end-1 enter.
+// One phase of one step, of the rows up to `end`.
 template <class Pass, class Phase, class S>
-void run_phase(const Rows<S>& w, const S* packed, int64_t entering, int64_t end) {
+void run_phase(const Rows<S>& w, const S* packed, int64_t end) {
   using P = Panels<Phase, S>;
   const Recurrence& r = *w.recurrence;
   const int64_t panels = P::count(r.units[Phase::kUnits]), panel_size = packed_panel_size<Phase, S>(r);
@@ -169,32 +126,32 @@ void run_phase(const Rows<S>& w, const S* packed, int64_t entering, int64_t end)
 
   // Panels outermost: a panel stays in cache while all rows pass by it.
   for (int64_t panel = 0; panel < panels; ++panel) {
-    const auto tiles = [&](int64_t first, int64_t last, bool enters, bool multiplied) {
+    const auto tiles = [&](int64_t first, int64_t last, bool multiplied) {
       const int64_t count = ceil_div(last - first, P::kTile.rows);
       for (int64_t i = 0; i < count; ++i) {  // of even height, rather than a thin one at the end
         tile<Phase>(w, packed + panel * panel_size, panel, first + (last - first) * i / count,
-                    first + (last - first) * (i + 1) / count, enters, multiplied);
+                    first + (last - first) * (i + 1) / count, multiplied);
       }
     };
-    tiles(w.row_begin, entering, false, has_matrix);
-    tiles(entering, end, true, entering_multiplied);
+    tiles(w.row_begin, w.entering, has_matrix);
+    tiles(w.entering, end, entering_multiplied);
   }
   if (Phase::kStatistics > 0) reduce_statistics<Phase>(w, end);
 }
 
 // Prepares the rows that enter: initial values where the matrices look for them, carried values zero.
 template <class Pass, class S>
-void enter_rows(const Rows<S>& w, int64_t entering, int64_t end) {
+void enter_rows(const Rows<S>& w, int64_t end) {
   const Recurrence& r = *w.recurrence;
   for (int c = 0; c < Pass::kCarries; ++c) {
     Compute<S>* carries = w.carries[c] - w.row_begin * w.carry_stride;
-    std::fill(carries + entering * w.carry_stride, carries + end * w.carry_stride, Compute<S>{});
+    std::fill(carries + w.entering * w.carry_stride, carries + end * w.carry_stride, Compute<S>{});
   }
   int i = 0;
   for (const Operand& operand : Pass::kOperands) {
     const int64_t width = operand.parts * r.units[operand.units];
     const End* initial = operand.initial < 0 ? nullptr : &r.ends[operand.initial];
-    for (int64_t row = entering; initial && initial->data && row < end; ++row) {
+    for (int64_t row = w.entering; initial && initial->data && row < end; ++row) {
       const S* from = static_cast<const S*>(initial->data) + w.group * initial->group + row * initial->row;
       Compute<S>* to = w.operands[i][0] + (row - w.row_begin) * w.operand_stride[i];
       for (int64_t j = 0; j < width; ++j) to[j] = to_float(from[j]);
@@ -212,18 +169,21 @@ void run_rows(Rows<S>& w, S* const* packed) {
 
   for (int64_t step = 0; step < r.T; ++step) {
     const int64_t t = descending ? r.T - 1 - step : step;
-    const int64_t t_before = descending ? t + 1 : t - 1;
+    const int64_t before = descending ? t + 1 : t - 1, after = descending ? t - 1 : t + 1;
+    const bool first = step == 0, last = step == r.T - 1;
     const int64_t end = active_end(t);
-    const int64_t entering = step == 0 ? w.row_begin : std::min(end, active_end(t_before));
+    w.entering = first ? w.row_begin : std::min(end, active_end(before));
+    w.leaving = last ? w.row_begin : std::min(end, active_end(after));
     for (int s = 0; s < kMaxStreams; ++s) {
-      S* data = static_cast<S*>(r.streams[s].data);
-      w.now[s] = data ? data + r.position(r.streams[s], w.group, t) : nullptr;
-      w.before[s] = data && step > 0 ? data + r.position(r.streams[s], w.group, t_before) : nullptr;
+      const Stream& stream = r.streams[s];
+      S* data = static_cast<S*>(stream.data);
+      w.now[s] = data ? data + r.position(stream, w.group, t) : nullptr;
+      w.before[s] = data && !first ? data + r.position(stream, w.group, before) : nullptr;
+      w.after[s] = data && !last ? data + r.position(stream, w.group, after) : nullptr;
     }
-    enter_rows<Pass>(w, entering, end);
-    for_each_phase(typename Pass::Phases{}, [&](auto phase, int index) {
-      run_phase<Pass, decltype(phase)>(w, packed[index], entering, end);
-    });
+    enter_rows<Pass>(w, end);
+    for_each_phase(typename Pass::Phases{},
+                   [&](auto phase, int index) { run_phase<Pass, decltype(phase)>(w, packed[index], end); });
     for (auto& buffers : w.operands) std::swap(buffers[0], buffers[1]);
   }
 }
@@ -251,12 +211,20 @@ inline std::vector<int64_t> share_rows(const Recurrence& r, int workers) {
   return first;
 }
 
-// Runs a pass of a cell over rows stored as S.
+// The register tile of a pass: that of its first phase.
+template <class S, class First, class... Rest>
+Tile tile_of(PhaseList<First, Rest...>) {
+  return Panels<First, S>::kTile;
+}
+
+// Runs a pass of a cell over rows stored as S, on so many workers; returns the tile that it was run with.
 template <class Pass, class S>
-void run(const Recurrence& r, int workers) {
+Tile run(const Recurrence& r, int workers) {
   using C = Compute<S>;
   static_assert(sizeof(S) <= sizeof(C));
-  if (r.T == 0 || r.B == 0 || r.G == 0) return;
+  static_assert(std::size(Pass::kOperands) <= kMaxOperands && Pass::kCarries <= kMaxCarries);
+  const Tile tile_run = tile_of<S>(typename Pass::Phases{});
+  if (r.T == 0 || r.B == 0 || r.G == 0) return tile_run;
   const std::vector<int64_t> first = share_rows(r, workers);
 
   // A worker's share may reach over several groups; each piece has its own buffers.
@@ -287,7 +255,7 @@ void run(const Recurrence& r, int workers) {
       for (auto& rows : share) carve<Pass>(rows, buffers);
     return bytes + buffers.taken() * sizeof(C);
   };
-  static thread_local Arena arena;
+  Arena& arena = Arena::of_this_thread();
   lay_out(static_cast<char*>(arena.get(lay_out(nullptr))));
 
   // A single step from nothing multiplies no matrix.
@@ -313,6 +281,8 @@ void run(const Recurrence& r, int workers) {
       run_rows<Pass>(rows, own.data());
     }
   });
+  arena.trim();
+  return tile_run;
 }
 
 }  // namespace batch_split

@@ -1,6 +1,4 @@
 // The operators on the CPU: check, plan, run.
-#include <cstring>
-
 #include "../cells/elman.h"
 #include "../plan.h"
 #include "kernels.h"
@@ -12,47 +10,31 @@ namespace {
 
 thread_local std::optional<Plan> last_plan_run;
 
-bool is_relu(const std::string& nonlinearity) {
-  STD_TORCH_CHECK(nonlinearity == "tanh" || nonlinearity == "relu", "nonlinearity: got '", nonlinearity,
-                  "', expected 'tanh' or 'relu'");
-  return nonlinearity == "relu";
+Cell cell_of(const std::string& nonlinearity) {
+  require(nonlinearity == "tanh" || nonlinearity == "relu", "nonlinearity: got '", nonlinearity,
+          "', expected 'tanh' or 'relu'");
+  return nonlinearity == "relu" ? Cell::elman_relu : Cell::elman_tanh;
 }
 
 template <class... Option>
 void refuse(const char* names, const Option&... options) {
-  STD_TORCH_CHECK(!(options.has_value() || ...), names, ": reserved, not supported by this version");
+  require(!(options.has_value() || ...), names, ": reserved, not supported by this version");
 }
 
-void plan_and_run(const Recurrence& r, Pass pass, bool relu, Dtype dtype) {
+void plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype) {
   Problem problem;
-  problem.cell = relu ? Cell::elman_relu : Cell::elman_tanh, problem.pass = pass, problem.dtype = dtype,
-  problem.isa = kIsa;
+  problem.cell = cell, problem.pass = pass, problem.dtype = dtype, problem.isa = kIsa;
   problem.T = r.T, problem.B = r.B, problem.H = r.units[0], problem.G = r.G;
   problem.threads = static_cast<int>(torch::stable::get_num_threads());
-  const Plan plan = rnnfast::plan(problem);
-  last_plan_run = plan;
-  run_elman(r, pass, relu, dtype, plan.workers);
+  last_plan_run = run_elman(r, cell, pass, dtype, plan(problem));
 }
 
-// Copies each row's last value in processing order, or its initial value if there was no step.
-void copy_last(const Recurrence& r, const Stream& from, const std::optional<Tensor>& initial,
-               const Tensor& to, size_t element) {
-  const int64_t H = r.units[0];
-  char* out = static_cast<char*>(to.data_ptr());
-  for (int64_t g = 0; g < r.G; ++g) {
-    int64_t t = r.reversed(g) ? 0 : r.T - 1;
-    for (int64_t b = 0; b < r.B; ++b, out += H * element) {
-      if (!r.reversed(g)) t = r.T - 1;
-      while (t > 0 && r.active(t) <= b) --t;
-      const char* row = nullptr;
-      if (r.T > 0) {
-        row = static_cast<char*>(from.data) + (r.position(from, g, t) + b * from.row) * element;
-      } else if (initial) {
-        row = static_cast<char*>(initial->data_ptr()) +
-              (g * initial->stride(0) + b * initial->stride(1)) * element;
-      }
-      row ? std::memcpy(out, row, H * element) : std::memset(out, 0, H * element);
-    }
+// What a sequence without steps ends with: what it began with.
+void keep_initial(const std::optional<Tensor>& initial, Tensor& last) {
+  if (initial) {
+    torch::stable::copy_(last, *initial);
+  } else {
+    torch::stable::zero_(last);
   }
 }
 
@@ -64,7 +46,7 @@ std::tuple<Tensor, Tensor> elman(const Tensor& gates, const Tensor& w_hh, const 
                                  const std::optional<std::string>& precision) {
   using Places = Elman<Tanh>::Forward;
   refuse("reset, seed, precision", reset, seed, precision);
-  const bool relu = is_relu(nonlinearity);
+  const Cell cell = cell_of(nonlinearity);
   const Layout layout(gates, "gates", direction, batch_first, batch_sizes);
   const int64_t H = gates.size(gates.dim() - 1);
   const Dtype dtype = dtype_of(gates, "gates");
@@ -85,8 +67,9 @@ std::tuple<Tensor, Tensor> elman(const Tensor& gates, const Tensor& w_hh, const 
   r.matrices[0] = matrix_of(w);
   if (b) r.vectors[Places::kBias] = {b->data_ptr(), b->stride(0)};
   if (h) r.ends[Places::kH0] = end_of(*h);
-  plan_and_run(r, Pass::forward, relu, dtype);
-  copy_last(r, r.streams[Places::kY], h, h_n, gates.element_size());
+  r.ends[Places::kHN] = end_of(h_n);
+  plan_and_run(r, cell, Pass::forward, dtype);
+  if (r.T == 0) keep_initial(h, h_n);
   return {y, h_n};
 }
 
@@ -97,7 +80,7 @@ Tensor elman_bptt(const std::optional<Tensor>& dy, const std::optional<Tensor>& 
                   const std::optional<Tensor>& norms, const std::optional<std::string>& precision) {
   using Places = Elman<Tanh>::Adjoint;
   refuse("reset, seed, clip, norms, precision", reset, seed, clip, norms, precision);
-  const bool relu = is_relu(nonlinearity);
+  const Cell cell = cell_of(nonlinearity);
   const Layout layout(y, "y", direction, batch_first, batch_sizes);
   const int64_t H = y.size(y.dim() - 1);
   const Dtype dtype = dtype_of(y, "y");
@@ -117,7 +100,7 @@ Tensor elman_bptt(const std::optional<Tensor>& dy, const std::optional<Tensor>& 
   r.streams[Places::kDGates] = layout.stream(dgates);
   r.matrices[0] = matrix_of(w);
   if (d_n) r.ends[Places::kDhN] = end_of(*d_n);
-  plan_and_run(r, Pass::bptt, relu, dtype);
+  plan_and_run(r, cell, Pass::bptt, dtype);
   return dgates;
 }
 

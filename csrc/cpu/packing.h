@@ -9,11 +9,15 @@
 
 namespace rnnfast {
 
+constexpr int kMaxOperands = 3, kMaxCarries = 3, kMaxStatistics = 2;
+
 // How the units of a phase fall into panels.
 template <class Phase, class S>
 struct Panels {
   static constexpr int kColumns = Phase::kColumns > 0 ? Phase::kColumns : 1;
   static constexpr Tile kTile = tile_for(kIsa, kColumns);
+  static_assert(kColumns <= kTile.vectors, "a tile holds whole units");
+  static_assert(Phase::kStatistics <= kMaxStatistics);
   static constexpr int kBlocks = kTile.vectors / kColumns;  // unit blocks in a panel, each a vector wide
   static constexpr int kUnits = kBlocks * kLanes<S>;
   static constexpr int kWidth = kTile.vectors * kLanes<S>;  // columns of a panel

@@ -14,8 +14,9 @@ template <class Work>
 void parallel(int workers, const Work& work) {
 #if defined(_OPENMP)
   if (workers > 1 && !omp_in_parallel()) {
-#pragma omp parallel num_threads(workers)
-    // The team may come out smaller than asked for.
+// Always a team of torch's size, as in ATen/ParallelOpenMP.h: libgomp ends and starts threads when the size
+// changes (num_threads). The team may be larger or smaller than the number of workers.
+#pragma omp parallel
     for (int worker = omp_get_thread_num(); worker < workers; worker += omp_get_num_threads()) work(worker);
     return;
   }

@@ -7,12 +7,23 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <optional>
+#include <sstream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "../recurrence.h"
 
 namespace rnnfast {
+
+// Throws one clear line, which torch hands on as a RuntimeError.
+template <class... Part>
+void require(bool holds, const Part&... parts) {
+  if (holds) return;
+  std::ostringstream message;
+  (message << ... << parts);
+  throw std::runtime_error(message.str());
+}
 
 using torch::stable::Tensor;
 using Shape = std::vector<int64_t>;
@@ -40,17 +51,19 @@ inline Dtype dtype_of(const Tensor& t, const char* name) {
     case ScalarType::Half:
       return Dtype::f16;
     default:
-      STD_TORCH_CHECK(false, name, ": dtype not supported; expected float32, float64, bfloat16 or float16");
+      break;
   }
+  require(false, name, ": got a dtype without kernel, expected float32, float64, bfloat16 or float16");
+  return Dtype::f32;
 }
 
 // Checks an argument against the shape and against the dtype of `like`.
 inline void check(const char* name, const Tensor& t, const Shape& expected, const Tensor& like) {
-  STD_TORCH_CHECK(shape_of(t) == expected, name, ": got shape ", to_string(shape_of(t)), ", expected ",
-                  to_string(expected));
-  STD_TORCH_CHECK(t.is_cpu(), name, ": expected a tensor on the CPU");
-  STD_TORCH_CHECK(t.scalar_type() == like.scalar_type(), name,
-                  ": dtype differs from that of the other tensors");
+  require(shape_of(t) == expected, name, ": got shape ", to_string(shape_of(t)), ", expected ",
+          to_string(expected));
+  require(t.is_cpu(), name, ": got a tensor on another device, expected one on the CPU");
+  require(t.scalar_type() == like.scalar_type(), name,
+          ": got a dtype that differs from the first argument's, expected the same");
 }
 
 // The same values with the units of a row one behind the other.
@@ -77,15 +90,15 @@ class Layout {
   Layout(const Tensor& rows, const char* name, int64_t direction, bool batch_first,
          const std::optional<Tensor>& batch_sizes)
       : packed_(batch_sizes.has_value()), batch_first_(batch_first) {
-    STD_TORCH_CHECK(direction >= 0 && direction <= 2, "direction: got ", direction,
-                    ", expected 0 (forward), 1 (reverse) or 2 (odd groups reverse)");
+    require(direction >= 0 && direction <= 2, "direction: got ", direction,
+            ", expected 0 (forward), 1 (reverse) or 2 (odd groups reverse)");
     direction_ = static_cast<Direction>(direction);
     const int64_t dims = packed_ ? 3 : 4;
-    STD_TORCH_CHECK(rows.dim() == dims, name, ": got ", rows.dim(), " dimensions, expected ", dims,
-                    packed_       ? " (N, G, K)"
-                    : batch_first ? " (B, T, G, K)"
-                                  : " (T, B, G, K)");
-    STD_TORCH_CHECK(rows.is_cpu(), name, ": expected a tensor on the CPU");
+    require(rows.dim() == dims, name, ": got ", rows.dim(), " dimensions, expected ", dims,
+            packed_       ? " (N, G, K)"
+            : batch_first ? " (B, T, G, K)"
+                          : " (T, B, G, K)");
+    require(rows.is_cpu(), name, ": got a tensor on another device, expected one on the CPU");
     G = rows.size(dims - 2);
     if (packed_) {
       read_batch_sizes(*batch_sizes, rows.size(0));
@@ -120,22 +133,22 @@ class Layout {
 
  private:
   void read_batch_sizes(const Tensor& batch_sizes, int64_t rows) {
-    STD_TORCH_CHECK(batch_sizes.dim() == 1 && batch_sizes.is_cpu() &&
-                        batch_sizes.scalar_type() == torch::headeronly::ScalarType::Long,
-                    "batch_sizes: expected a 1-D int64 tensor on the CPU");
+    require(batch_sizes.dim() == 1 && batch_sizes.is_cpu() &&
+                batch_sizes.scalar_type() == torch::headeronly::ScalarType::Long,
+            "batch_sizes: expected a 1-D int64 tensor on the CPU");
     const Tensor dense = with_dense_rows(batch_sizes);
     const int64_t* sizes = static_cast<const int64_t*>(dense.data_ptr());
     T = dense.size(0);
     counts_.assign(sizes, sizes + T);
     offsets_.resize(T);
     for (int64_t t = 0; t < T; ++t) {
-      STD_TORCH_CHECK(counts_[t] > 0 && (t == 0 || counts_[t] <= counts_[t - 1]), "batch_sizes: got ",
-                      counts_[t], " at step ", t, ", expected positive numbers that do not grow");
+      require(counts_[t] > 0 && (t == 0 || counts_[t] <= counts_[t - 1]), "batch_sizes: got ", counts_[t],
+              " at step ", t, ", expected positive numbers that do not grow");
       offsets_[t] = rows_;
       rows_ += counts_[t];
     }
-    STD_TORCH_CHECK(rows_ == rows, "batch_sizes: got a sum of ", rows_,
-                    ", expected the number of packed rows, ", rows);
+    require(rows_ == rows, "batch_sizes: got a sum of ", rows_, ", expected the number of packed rows, ",
+            rows);
     B = T > 0 ? counts_[0] : 0;
   }
 

@@ -8,7 +8,7 @@ namespace rnnfast {
 struct Projected {
   struct Forward {
     enum Streams { kX, kM, kY };
-    enum Ends { kH0 };
+    enum Ends { kH0, kHN };
     static constexpr bool kBackward = false;
     static constexpr Operand kOperands[] = {{1, 1, kH0}, {0}};
     static constexpr int kCarries = 0;
@@ -23,7 +23,9 @@ struct Projected {
       static constexpr bool kSameStep = true;
       template <class At>
       static RNNFAST_INLINE void run(At& at) {
-        at.put(0, at.store(kY, at.matrix(0)));
+        const auto h = at.store(kY, at.matrix(0));
+        at.put(0, h);
+        at.leave(kHN, h);
       }
     };
     using Phases = PhaseList<Inner, Projection>;
@@ -60,14 +62,14 @@ struct Projected {
   };
 };
 
-// a_t = x_t + W h_{t-1}, h_t = tanh(gain a_t / sqrt(mean(a_t^2) + 1e-5)), s_t = s_{t-1} / 2 + h_t. The state
-// that is put out is s; what the matrix sees is h.
+// a_t = x_t + W h_{t-1}, h_t = tanh(gain a_t / sqrt(mean(a_t^2) + 1e-5)), s_t = h_t (s_{t-1} / 2 + 1). The
+// state that is put out is s; what the matrix sees is h.
 struct Normalised {
   static constexpr double kEpsilon = 1e-5;
 
   struct Forward {
     enum Streams { kX, kA, kH, kS };
-    enum Ends { kS0 };
+    enum Ends { kS0, kSN };
     enum Vectors { kGain };
     static constexpr bool kBackward = false;
     static constexpr Operand kOperands[] = {{0}};
@@ -86,7 +88,8 @@ struct Normalised {
       static RNNFAST_INLINE void run(At& at) {
         const auto scale = 1 / at.sqrt(at.sum(0) / at.units());
         const auto h = at.store(kH, at.tanh(at.vector(kGain) * at.load(kA) * scale));
-        at.store(kS, (at.previous(kS) + at.entry(kS0)) / 2 + h);
+        const auto s = at.store(kS, h * ((at.previous(kS) + at.entry(kS0)) / 2 + 1));
+        at.leave(kSN, s);
         at.put(0, h);
       }
     };
@@ -94,8 +97,8 @@ struct Normalised {
   };
 
   struct Adjoint {
-    enum Streams { kDs, kA, kH, kDx };
-    enum Ends { kDsN };
+    enum Streams { kDs, kA, kH, kS, kDx };
+    enum Ends { kDsN, kS0, kDs0 };
     enum Vectors { kGain };
     static constexpr bool kBackward = true;
     static constexpr Operand kOperands[] = {{0}};
@@ -107,9 +110,12 @@ struct Normalised {
       template <class At>
       static RNNFAST_INLINE void run(At& at) {
         const auto ds = at.load(kDs) + at.carry(kState) + at.entry(kDsN);
-        at.keep(kState, ds / 2);
-        const auto h = at.load(kH), a = at.load(kA);
-        const auto dscaled = (ds + at.matrix(0)) * (1 - h * h) * at.vector(kGain);
+        const auto h = at.load(kH), a = at.load(kA), before = at.following(kS) + at.exit(kS0);
+        const auto dbefore = ds * h / 2;
+        at.keep(kState, dbefore);
+        at.leave(kDs0, dbefore);
+        const auto dh = ds * (before / 2 + 1) + at.matrix(0);
+        const auto dscaled = dh * (1 - h * h) * at.vector(kGain);
         at.keep(kScaled, dscaled);
         at.add(0, a * a + kEpsilon);
         at.add(1, dscaled * a);
@@ -137,15 +143,15 @@ using namespace rnnfast;
 extern "C" __attribute__((visibility("default"))) void run_test_cell(
     int cell, int backward, int64_t T, int64_t B, int64_t G, const int64_t* units, int direction,
     const int64_t* counts, const int64_t* offsets, int streams, double* const* stream_data,
-    const int64_t* widths, double* end, int64_t end_width, const double* const* matrix_data,
-    const int64_t* matrix_sizes, const double* vector, int workers) {
+    const int64_t* widths, int ends, double* const* end_data, int64_t end_width,
+    const double* const* matrix_data, const int64_t* matrix_sizes, const double* vector, int workers) {
   Recurrence r;
   r.T = T, r.B = B, r.G = G, r.direction = static_cast<Direction>(direction);
   r.counts = counts, r.offsets = offsets;
   for (int i = 0; i < kMaxUnitSets; ++i) r.units[i] = units[i];
   for (int i = 0; i < streams; ++i)
     r.streams[i] = {stream_data[i], widths[i], B * G * widths[i], G * widths[i]};
-  if (end) r.ends[0] = {end, B * end_width, end_width};
+  for (int i = 0; i < ends; ++i) r.ends[i] = {end_data[i], B * end_width, end_width};
   for (int i = 0; i < kMaxMatrices; ++i) {
     const int64_t rows = matrix_sizes[2 * i], columns = matrix_sizes[2 * i + 1];
     r.matrices[i] = {matrix_data[i], rows * columns, columns, rows, columns};

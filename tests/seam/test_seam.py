@@ -47,7 +47,7 @@ def pointer(t):
     return None if t is None else ctypes.c_void_p(t.data_ptr())
 
 
-def run(library, cell, backward, sizes, streams, end, matrices, vector, workers):
+def run(library, cell, backward, sizes, streams, ends, matrices, vector, workers):
     T, B, G, units, direction, batch_sizes = sizes
     offsets = None if batch_sizes is None else batch_sizes.cumsum(0) - batch_sizes
     matrices = [*matrices, None][:2]
@@ -63,8 +63,9 @@ def run(library, cell, backward, sizes, streams, end, matrices, vector, workers)
         len(streams),
         pointers(streams),
         longs([s.size(-1) for s in streams]),
-        pointer(end),
-        ctypes.c_int64(0 if end is None else end.size(-1)),
+        len(ends),
+        pointers(ends),
+        ctypes.c_int64(ends[0].size(-1)),
         pointers(matrices),
         longs(matrix_sizes),
         pointer(vector),
@@ -132,15 +133,16 @@ def test_two_matrix_phases(library, direction, packed, workers, H, P):
         return (m, h), (h,)
 
     (m, y), (h_n,) = unroll(step, x, (h0,), direction, sizes[-1])
-    got_m, got_y = poison(*rows, H), poison(*rows, P)
-    run(library, 0, 0, sizes, [x.detach(), got_m, got_y], h0.detach(), [w, v], None, workers)
+    got_m, got_y, got_h_n = poison(*rows, H), poison(*rows, P), poison(G, B, P)
+    run(library, 0, 0, sizes, [x.detach(), got_m, got_y], [h0.detach(), got_h_n], [w, v], None, workers)
     assert_same(got_m, m.detach())
     assert_same(got_y, y.detach())
+    assert_same(got_h_n, h_n.detach())
 
     dy, dh_n = randn(*rows, P), randn(G, B, P)
     (dx,) = torch.autograd.grad([y, h_n], [x], [dy, dh_n])
     got_dh, got_dx = poison(*rows, P), poison(*rows, H)
-    run(library, 0, 1, sizes, [dy, got_m, got_dh, got_dx], dh_n, [w, v], None, workers)
+    run(library, 0, 1, sizes, [dy, got_m, got_dh, got_dx], [dh_n], [w, v], None, workers)
     assert_same(got_dx, dx)
 
 
@@ -149,24 +151,29 @@ def test_two_matrix_phases(library, direction, packed, workers, H, P):
 def test_row_normalised(library, direction, packed, workers, H):
     sizes, rows = problem(direction, packed, H, 0)
     _, B, G = sizes[:3]
-    x, s0, h0 = randn(*rows, H).requires_grad_(), randn(G, B, H), torch.zeros(G, B, H, dtype=torch.float64)
+    x, s0, h0 = (
+        randn(*rows, H).requires_grad_(),
+        randn(G, B, H).requires_grad_(),
+        torch.zeros(G, B, H, dtype=torch.float64),
+    )
     w, gain = randn(G, H, H) / H**0.5, randn(G, H)
 
     def step(g, x_t, state):
         h, s = state
         a = x_t + h @ w[g].T
         h = torch.tanh(gain[g] * a / (a.square().mean(-1, keepdim=True) + 1e-5).sqrt())
-        s = s / 2 + h
+        s = h * (s / 2 + 1)
         return (a, h, s), (h, s)
 
     (a, h, s), (_, s_n) = unroll(step, x, (h0, s0), direction, sizes[-1])
-    got = [poison(*rows, H) for _ in range(3)]
-    run(library, 1, 0, sizes, [x.detach(), *got], s0, [w], gain, workers)
-    for actual, expected in zip(got, (a, h, s), strict=True):
+    got, got_s_n = [poison(*rows, H) for _ in range(3)], poison(G, B, H)
+    run(library, 1, 0, sizes, [x.detach(), *got], [s0.detach(), got_s_n], [w], gain, workers)
+    for actual, expected in zip((*got, got_s_n), (a, h, s, s_n), strict=True):
         assert_same(actual, expected.detach())
 
     ds, ds_n = randn(*rows, H), randn(G, B, H)
-    (dx,) = torch.autograd.grad([s, s_n], [x], [ds, ds_n])
-    got_dx = poison(*rows, H)
-    run(library, 1, 1, sizes, [ds, got[0], got[1], got_dx], ds_n, [w], gain, workers)
+    dx, ds0 = torch.autograd.grad([s, s_n], [x, s0], [ds, ds_n])
+    got_dx, got_ds0 = poison(*rows, H), poison(G, B, H)
+    run(library, 1, 1, sizes, [ds, *got, got_dx], [ds_n, s0.detach(), got_ds0], [w], gain, workers)
     assert_same(got_dx, dx)
+    assert_same(got_ds0, ds0)

@@ -1,0 +1,40 @@
+// From a plan to the schedule that it names.
+#pragma once
+
+#include "batch_split.h"
+
+namespace rnnfast {
+
+// Runs a pass of a cell over rows stored as S; returns the plan with what the schedule says it did.
+template <class Pass, class S>
+Plan run_schedule(const Recurrence& r, Plan plan) {
+  // There is one so far.
+  plan.tile = batch_split::run<Pass, S>(r, plan.workers);
+  plan.tile_columns = plan.tile.vectors * kLanes<S>;
+  plan.isa = name(kIsa);
+  return plan;
+}
+
+template <class Pass>
+Plan run_dtype(const Recurrence& r, Dtype dtype, const Plan& plan) {
+  switch (dtype) {
+    case Dtype::f32:
+      return run_schedule<Pass, float>(r, plan);
+    case Dtype::f64:
+      return run_schedule<Pass, double>(r, plan);
+    case Dtype::bf16:
+      return run_schedule<Pass, bf16>(r, plan);
+    case Dtype::f16:
+      return run_schedule<Pass, f16>(r, plan);
+  }
+  return plan;
+}
+
+// Runs a forward pass or BPTT of a cell.
+template <class Cell>
+Plan run_cell(const Recurrence& r, Pass pass, Dtype dtype, const Plan& plan) {
+  return pass == Pass::forward ? run_dtype<typename Cell::Forward>(r, dtype, plan)
+                               : run_dtype<typename Cell::Adjoint>(r, dtype, plan);
+}
+
+}  // namespace rnnfast
