@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -60,7 +61,7 @@ class NinjaBuild(build_ext):
         from torch.utils.cpp_extension import include_paths, library_paths
 
         def isystem(paths: list[str]) -> str:
-            return " ".join(f"-isystem {path}" for path in paths)
+            return " ".join(f"-isystem {quoted(path)}" for path in paths)
 
         version = self.distribution.get_version()
         target_torch = "0x020a000000000000"  # TORCH_TARGET_VERSION: the stable ABI as of torch 2.10
@@ -73,7 +74,7 @@ class NinjaBuild(build_ext):
         flags = {"_C": f"{macros} {python}", "_ops": ops}
         flags |= {f"_cpu_{isa}": f"{ISA_FLAGS[isa] if len(ISAS) > 1 else ''} {ops}" for isa in ISAS}
         undefined = "-undefined dynamic_lookup" if sys.platform == "darwin" else ""
-        torch_libraries = " ".join(f"-L{path}" for path in library_paths()) + " -ltorch -ltorch_cpu -lc10"
+        torch_libraries = " ".join(f"-L{quoted(path)}" for path in library_paths()) + " -ltorch -ltorch_cpu -lc10"
         compiler = os.environ.get("CXX", "c++")
         lines = [
             f"cxx = {compiler}",
@@ -88,13 +89,21 @@ class NinjaBuild(build_ext):
             outputs = []
             for file in files:
                 out = f"{library}/{Path(file).stem}.o"
-                lines += [f"build {out}: compile {ROOT / file}", f"  flags = {common} {flags[library]}"]
+                lines += [
+                    f"build {out}: compile {ninja_escape(ROOT / file)}",
+                    f"  flags = {common} {flags[library]}",
+                ]
                 outputs.append(out)
             target = Path(self.get_ext_fullpath(f"rnnfast.{library}")).resolve()
             target.parent.mkdir(parents=True, exist_ok=True)
             lines += [f"build {ninja_escape(target)}: link {' '.join(outputs)}"]
             lines += [f"  libraries = {'' if library == '_C' else torch_libraries}"]
         return "\n".join(lines) + "\n"
+
+
+def quoted(path: str) -> str:
+    """For a command that ninja hands to a shell."""
+    return shlex.quote(path).replace("$", "$$")
 
 
 def ninja_escape(path: Path) -> str:

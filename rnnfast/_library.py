@@ -8,6 +8,7 @@ Three libraries hold the CPU kernels, one for each instruction set; the one that
 from __future__ import annotations
 
 import os
+import platform
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -61,14 +62,22 @@ def _load() -> str | None:
             raise ImportError(message)
         warnings.warn(f"{message} Layers run in plain torch until then.", RuntimeWarning, stacklevel=2)
         return None
-    for path in wanted:
-        try:
+    try:
+        for path in wanted:
             torch.ops.load_library(str(path))
-        except OSError as error:
-            raise ImportError(
-                f"rnnfast: {path.name} was found in {FOLDER} but does not load under torch "
-                f"{torch.__version__}: {error}. rnnfast needs torch >= 2.10. {HOW_TO_BUILD}"
-            ) from error
+    except OSError as error:
+        raise ImportError(
+            f"rnnfast: {path.name} was found in {FOLDER} but does not load under torch "
+            f"{torch.__version__}: {error}. rnnfast needs torch >= 2.10. {HOW_TO_BUILD}"
+        ) from error
+    try:
+        from . import _C  # noqa: F401
+    except ImportError as error:
+        found = sorted(path.name for path in FOLDER.glob("_C*.so"))
+        raise ImportError(
+            f"rnnfast: looked for _C for Python {platform.python_version()} in {FOLDER}, "
+            f"found {', '.join(found) or 'none'}: {error}. {HOW_TO_BUILD}"
+        ) from error
     return isa
 
 
@@ -128,7 +137,9 @@ def plan(
         2
     """
     device = torch.device(device)
-    if ISA is None or device.type != "cpu" or dtype not in DTYPES:
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype: got {dtype!r}, expected a torch.dtype")
+    if ISA is None or device.type not in ("cpu", "meta") or dtype not in DTYPES:
         return FallbackPlan("fallback", f"no compiled kernel for device '{device.type}' and dtype {dtype}")
     from . import _C
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from .modules import RNN, RNNCell
@@ -56,13 +58,16 @@ def _swap(
             say(f"{name}: {_called(type(module))} -> {_called(target)}")
             module.__class__ = target
             changed = True
-        elif isinstance(module, tuple(swaps)):
+        elif isinstance(module, torch.jit.ScriptModule):
+            if module.original_name in {source.__name__ for source in swaps}:
+                say(f"{name}: left, {module.original_name} is compiled by TorchScript")
+        elif isinstance(module, tuple(swaps)) and type(module) not in swaps.values():
             base = next(source for source in swaps if isinstance(module, source))
             say(f"{name}: left, {_called(type(module))} is a subclass of {_called(base)}, not that class itself")
         elif swaps is FAST and isinstance(module, NOT_YET):
             say(f"{name}: left, rnnfast has no {type(module).__name__} yet")
     if changed:
-        _forget_compiled_code(model)
+        _forget_compiled_code()
     return model
 
 
@@ -72,13 +77,9 @@ def _called(cls: type) -> str:
     return f"rnnfast.{cls.__name__}" if cls in PLAIN else f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _forget_compiled_code(model: nn.Module) -> None:
+def _forget_compiled_code() -> None:
     """Code that torch.compile made for the modules as they were must not run for what they are now."""
-    import sys
-
     if "torch._dynamo" in sys.modules:
-        import torch._dynamo
-
         torch._dynamo.reset()
 
 

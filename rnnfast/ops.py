@@ -28,10 +28,10 @@ def elman(
 ) -> tuple[Tensor, Tensor]:
     """The differentiable recurrence, by the fastest way that serves. Shapes as in ``csrc/ops.cpp``."""
     args = (gates, w_hh, bias, h0, nonlinearity, direction, batch_first, batch_sizes)
-    if _transformed() or not _library.serves(gates.device, gates.dtype):
+    if not _library.serves(gates.device, gates.dtype) or _transformed():
         return reference.elman(*args)
     if torch.is_grad_enabled() and _any_requires_grad(gates, w_hh, bias, h0):
-        return _Elman.apply(*args)
+        return _apply(_Elman, *args)
     return torch.ops.rnnfast.elman(*args)
 
 
@@ -43,22 +43,32 @@ def _transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+def _in_legacy_vmap(*tensors: Tensor | None) -> bool:
+    """Whether a backward is run for many gradients at once, as by ``is_grads_batched=True``."""
+    return any(t is not None and torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors)
+
+
 def _any_requires_grad(*tensors: Tensor | None) -> bool:
     return any(t is not None and t.requires_grad for t in tensors)
 
 
-class _Fast(Function):
-    """A Function whose ``setup_context`` does not cost a Python signature binding on each call.
+def _apply(function: type[Function], *args: Any) -> Any:
+    """``function.apply``, without the binding of the signature that it does on each call for torch.func's sake.
 
-    That binding serves torch.func transforms, which do not come here.
+    The transforms do not come here. Dynamo cannot trace a Function whose backward calls another, as ours do for
+    the second derivative: it breaks the graph here.
     """
+    if torch.compiler.is_compiling():
+        return _apply_outside_graph(function, *args)
+    return super(Function, function).apply(*args)
 
-    @classmethod
-    def apply(cls, *args: Any) -> Any:
-        return super(Function, cls).apply(*args)
+
+@torch._disable_dynamo  # unlike torch.compiler.disable, does not import Dynamo before it is needed
+def _apply_outside_graph(function: type[Function], *args: Any) -> Any:
+    return super(Function, function).apply(*args)
 
 
-class _Elman(_Fast):
+class _Elman(Function):
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, Tensor]:
         return torch.ops.rnnfast.elman(*args)
@@ -76,14 +86,19 @@ class _Elman(_Fast):
         needs_gates, needs_w_hh, needs_bias, needs_h0 = ctx.needs_input_grad[:4]
         if dy is None and dh_n is None:
             return (None,) * 8
-        bptt = _ElmanBPTT.apply if torch.is_grad_enabled() else torch.ops.rnnfast.elman_bptt
-        dgates = bptt(dy, dh_n, y, w_hh, ctx.nonlinearity, ctx.direction, ctx.batch_first, batch_sizes)
+        args = (dy, dh_n, y, w_hh, ctx.nonlinearity, ctx.direction, ctx.batch_first, batch_sizes)
+        if _transformed() or _in_legacy_vmap(dy, dh_n):
+            dgates = reference.elman_bptt(*args)
+        elif torch.is_grad_enabled():
+            dgates = _apply(_ElmanBPTT, *args)
+        else:
+            dgates = torch.ops.rnnfast.elman_bptt(*args)
 
         dw_hh = dbias = dh0 = None
         if needs_w_hh:
             dw_hh = recurrent_weight_gradient(dgates, y, h0, ctx.direction, layout)
         if needs_bias:
-            dbias = dgates.flatten(0, -3).sum(0)
+            dbias = dgates.sum(tuple(range(dgates.dim() - 2)))
         if needs_h0:
             entering = [
                 (layout.last if is_reversed(g, ctx.direction) else layout.first)(dgates)[:, g]
@@ -110,7 +125,7 @@ def recurrent_weight_gradient(
     return gradients[0].unsqueeze(0) if len(gradients) == 1 else torch.stack(gradients)
 
 
-class _ElmanBPTT(_Fast):
+class _ElmanBPTT(Function):
     """BPTT as a function of its own, so that it has a derivative: that of the reference, in plain torch."""
 
     @staticmethod
@@ -125,17 +140,17 @@ class _ElmanBPTT(_Fast):
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, batch_sizes = ctx.saved_tensors  # dy, dh_n, y, w_hh
-        given = [i for i, t in enumerate(tensors) if t is not None]
+        wanted = [i for i in range(len(tensors)) if ctx.needs_input_grad[i]]
 
         def bptt(*some: Tensor) -> Tensor:
             args: list[Any] = [*tensors, *ctx.options, batch_sizes]
-            for i, t in zip(given, some, strict=True):
+            for i, t in zip(wanted, some, strict=True):
                 args[i] = t
             return reference.elman_bptt(*args)
 
-        _, vjp = torch.func.vjp(bptt, *(tensors[i] for i in given))
+        _, vjp = torch.func.vjp(bptt, *(tensors[i] for i in wanted))
         gradients: list[Tensor | None] = [None] * 8
-        for i, gradient in zip(given, vjp(v), strict=True):
+        for i, gradient in zip(wanted, vjp(v), strict=True):
             gradients[i] = gradient
         return tuple(gradients)
 

@@ -1,5 +1,6 @@
 """The recurrences in plain torch, one step after the other: the oracle of the tests, the second derivative,
-and what runs where no compiled kernel does.
+and what runs where no compiled kernel does. 16-bit values are computed in float32 and rounded once each step,
+as the kernels do.
 
 Arguments and shapes are those of the operators (see :mod:`rnnfast.ops`).
 """
@@ -27,6 +28,7 @@ def elman(
     """h_t = f(gates_t + bias + W_hh h_{t-1}) (Elman 1990); returns all h and each row's last."""
     layout = Layout(batch_first, batch_sizes)
     f = {"tanh": torch.tanh, "relu": torch.relu}[nonlinearity]
+    w, bias = _widened(w_hh), None if bias is None else _widened(bias)
     xs = layout.steps(gates)
     batch = xs[0].size(0) if h0 is None else h0.size(1)
     ys: list[list[Tensor]] = [[] for _ in xs]
@@ -35,8 +37,8 @@ def elman(
         h = gates.new_zeros(batch, w_hh.size(-1)) if h0 is None else h0[g]
         for t in _order(len(xs), is_reversed(g, direction)):
             n = xs[t].size(0)  # rows beyond n have ended, or in reverse have not begun
-            pre = xs[t][:, g] + h[:n] @ w_hh[g].T
-            new = f(pre if bias is None else pre + bias[g])
+            pre = xs[t][:, g] + _widened(h[:n]) @ w[g].T
+            new = f(pre if bias is None else pre + bias[g]).to(gates.dtype)
             ys[t].append(new)
             h = torch.cat([new, h[n:]])
         h_n.append(h)
@@ -59,17 +61,22 @@ def elman_bptt(
         "tanh": lambda dh, h: dh * (1 - h * h),
         "relu": lambda dh, h: torch.where(h <= 0, torch.zeros_like(dh), dh),
     }
+    w = _widened(w_hh)
     ys = layout.steps(y)
     dys = layout.steps(torch.zeros_like(y) if dy is None else dy)
     dgates: list[list[Tensor]] = [[] for _ in ys]
     for g in range(w_hh.size(0)):
-        dh = y.new_zeros(ys[0].size(0), w_hh.size(-1)) if dh_n is None else dh_n[g]
+        dh = w.new_zeros(ys[0].size(0), w.size(-1)) if dh_n is None else _widened(dh_n[g])
         for t in _order(len(ys), not is_reversed(g, direction)):
             n = ys[t].size(0)
-            dgate = slope[nonlinearity](dh[:n] + dys[t][:, g], ys[t][:, g])
-            dgates[t].append(dgate)
-            dh = torch.cat([dgate @ w_hh[g], dh[n:]])
+            dgate = slope[nonlinearity](dh[:n] + dys[t][:, g], _widened(ys[t][:, g]))
+            dgates[t].append(dgate.to(y.dtype))
+            dh = torch.cat([dgate @ w[g], dh[n:]])
     return layout.join([torch.stack(groups, 1) for groups in dgates])
+
+
+def _widened(t: Tensor) -> Tensor:
+    return t.float() if t.dtype in (torch.bfloat16, torch.float16) else t
 
 
 def _order(T: int, descending: bool) -> range:

@@ -56,7 +56,7 @@ class Layout(NamedTuple):
         if self.batch_sizes is not None:
             return a[int(self.batch_sizes[0]) :]
         time = 1 if self.batch_first else 0
-        return a.narrow(time, 1, a.size(time) - 1).flatten(0, 1)
+        return a.narrow(time, 1, a.size(time) - 1).reshape(-1, *a.shape[2:])
 
     def earlier(self, a: Tensor) -> Tensor:
         """The step before each of :meth:`later`, in the same order."""
@@ -66,7 +66,7 @@ class Layout(NamedTuple):
             index = torch.arange(int(sizes[0]), int(sizes.sum())) - back
             return a.index_select(0, index.to(a.device))
         time = 1 if self.batch_first else 0
-        return a.narrow(time, 0, a.size(time) - 1).flatten(0, 1)
+        return a.narrow(time, 0, a.size(time) - 1).reshape(-1, *a.shape[2:])
 
 
 def is_reversed(group: int, direction: int) -> bool:

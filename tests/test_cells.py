@@ -40,6 +40,16 @@ def test_a_cell_steps_as_a_layer_does():
         torch.testing.assert_close(h, output[t])
 
 
+@pytest.mark.parametrize("missing", ["bias_ih", "bias_hh"])
+def test_one_bias_alone(missing):
+    theirs, ours = nn.RNNCell(3, 4), rnnfast.RNNCell(3, 4)
+    ours.load_state_dict(theirs.state_dict())
+    for cell in (theirs, ours):
+        setattr(cell, missing, None)
+    x, h = torch.randn(2, 3), torch.randn(2, 4)
+    torch.testing.assert_close(ours(x, h), theirs(x, h))
+
+
 def test_gradcheck():
     cell = rnnfast.RNNCell(3, 4, dtype=torch.float64)
     args = (

@@ -101,8 +101,17 @@ def parametrized(layer):
 def test_scripted_modules_are_left():
     with pytest.warns(DeprecationWarning, match="torch.jit.script"):
         model = nn.Sequential(torch.jit.script(nn.RNN(2, 3)))
-    rnnfast.convert(model, report=None)
+    lines = []
+    rnnfast.convert(model, report=lines.append)
     assert isinstance(model[0], torch.jit.ScriptModule)
+    assert lines == ["0: left, RNN is compiled by TorchScript"]
+
+
+def test_converting_twice_has_nothing_to_say():
+    model = rnnfast.convert(nn.Sequential(nn.RNN(2, 3), nn.RNNCell(2, 3)), report=None)
+    lines = []
+    rnnfast.convert(model, report=lines.append)
+    assert lines == []
 
 
 def test_an_optimizer_made_before_goes_on():
@@ -143,15 +152,22 @@ def test_a_compiled_model_runs_the_new_layers():
     model = Tagger()
     x = torch.randint(0, 10, (3, 5))
     compiled = torch.compile(model, backend="eager")
-    expected = compiled(x)
-    before = torch.ops.rnnfast.last_plan()
-    torch.ops.rnnfast.elman(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1), None, None, "tanh")
-    mark = torch.ops.rnnfast.last_plan()
+
+    def operators():
+        with torch.profiler.profile() as profile:
+            result = compiled(x)
+        return result, {event.key for event in profile.key_averages()}
+
+    expected, used = operators()
+    assert "rnnfast::elman" not in used
     assert rnnfast.convert(compiled, report=None) is compiled
-    torch.testing.assert_close(compiled(x), expected)
-    assert torch.ops.rnnfast.last_plan() != mark or before == mark
+    actual, used = operators()
+    torch.testing.assert_close(actual, expected)
+    assert "rnnfast::elman" in used
     rnnfast.revert(compiled, report=None)
-    assert torch.equal(compiled(x), expected)
+    actual, used = operators()
+    assert torch.equal(actual, expected)
+    assert "rnnfast::elman" not in used
 
 
 def test_what_is_not_a_module_is_refused():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vmap
+from torch.nn.utils.rnn import pack_sequence
 
 import rnnfast
 
@@ -54,6 +55,45 @@ def test_jacobians_both_ways(layer):
         return layer(x)[0]
 
     torch.testing.assert_close(jacfwd(output)(x), jacrev(output)(x))
+
+
+def test_batched_gradients(layer):
+    """The backward under vmap, where the forward was not."""
+    x = randn(3, 2, 3).requires_grad_()
+    output, _ = layer(x)
+    vs = randn(5, *output.shape)
+    (batched,) = torch.autograd.grad(output, x, vs, is_grads_batched=True, retain_graph=True)
+    one_by_one = [torch.autograd.grad(output, x, v, retain_graph=True)[0] for v in vs]
+    torch.testing.assert_close(batched, torch.stack(one_by_one))
+
+    def loss(x):
+        return layer(x)[0].pow(3).sum()
+
+    point = randn(2, 1, 3)
+    hessians = [torch.autograd.functional.hessian(loss, point, vectorize=v) for v in (True, False)]
+    torch.testing.assert_close(*hessians)
+
+
+@pytest.mark.parametrize("kind", ["padded", "packed", "unsorted"])
+def test_compiled_first_and_second_derivatives(kind):
+    layer = rnnfast.RNN(3, 4, dtype=torch.float64)
+    if kind == "padded":
+        input, hx = randn(5, 2, 3).requires_grad_(), randn(1, 2, 4)
+    else:
+        sequences = [randn(n, 3) for n in (4, 2)]
+        input = pack_sequence(sequences if kind == "packed" else sequences[::-1], enforce_sorted=kind == "packed")
+        hx = None if kind == "packed" else randn(1, 2, 4)
+
+    def derivatives(layer):
+        output, _ = layer(input, hx)
+        output = output if kind == "padded" else output.data
+        weights = list(layer.parameters())
+        first = torch.autograd.grad(output.pow(3).sum(), weights, create_graph=True)
+        second = torch.autograd.grad(sum(g.pow(2).sum() for g in first), weights)
+        return [*first, *second]
+
+    expected = derivatives(layer)
+    torch.testing.assert_close(derivatives(torch.compile(layer, backend="eager")), expected)
 
 
 def test_compiled_training_step(layer):

@@ -18,7 +18,9 @@ def autocast_dtype(input: Tensor) -> torch.dtype | None:
 
 def joint_bias(b_ih: Tensor | None, b_hh: Tensor | None) -> Tensor | None:
     """The two biases of torch's layers act as their sum."""
-    return None if b_ih is None or b_hh is None else b_ih + b_hh
+    if b_ih is None or b_hh is None:
+        return b_hh if b_ih is None else b_ih
+    return b_ih + b_hh
 
 
 def cast(tensor: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:

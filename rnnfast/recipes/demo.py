@@ -184,12 +184,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Trains both models in turn, compares and draws. Returns the exit status: 0 if the curves agree."""
     try:
-        import matplotlib  # noqa: F401
+        from matplotlib.backend_bases import FigureCanvasBase
         from tqdm import tqdm
     except ImportError as error:
         raise UserError(f"needs {error.name}: pip install 'rnnfast[demo]'") from None
-    if options.steps < 1:
-        raise UserError(f"--steps: got {options.steps}, expected at least 1")
+    for name, least in (("steps", 1), ("sample", 0)):
+        if getattr(options, name) < least:
+            raise UserError(f"--{name}: got {getattr(options, name)}, expected at least {least}")
+    formats = FigureCanvasBase.get_supported_filetypes()
+    if options.output.suffix.removeprefix(".").lower() not in formats:
+        raise UserError(f"--output: got {options.output}, expected a name that ends in .png, .pdf or .svg")
     if not options.output.absolute().parent.is_dir():
         raise UserError(f"--output: {options.output.absolute().parent} is not a folder")
     text = Text.of(read_text(options.text))
@@ -225,9 +229,10 @@ def main(options: argparse.Namespace) -> int:
     print(f"ratio {fast.speed / plain.speed:.2f}; the loss curves {'agree' if agree else 'DIFFER'}: ", end="")
     print(f"at most {apart:.1e} apart")
 
-    torch.manual_seed(options.seed)
-    drawn = fast.model.generate(text.characters[None, :LENGTH], options.sample, TEMPERATURE)
-    print(f"\nA sample at temperature {TEMPERATURE}:\n{text.decode(drawn)}\n")
+    if options.sample:
+        torch.manual_seed(options.seed)
+        drawn = fast.model.generate(text.characters[None, :LENGTH], options.sample, TEMPERATURE)
+        print(f"\nA sample at temperature {TEMPERATURE}:\n{text.decode(drawn)}\n")
     draw_curves(runs, options.output)
     print(f"curves: {options.output}")
     return 0 if agree else 1
