@@ -67,16 +67,11 @@ def elman(
     options = (nonlinearity, DIRECTIONS[direction], batch_first, batch_sizes)
     _check(gates, w_hh, bias, h0, batch_first, batch_sizes)
     if w_hh.dim() == 3:
-        return ops.elman(gates, w_hh, bias, h0, *options)
+        return ops.elman(gates, None, w_hh, bias, None, h0, *options)
     if direction == "bidirectional":
         raise ValueError("direction: got 'bidirectional' without a group axis, expected w_hh of (2, H, H)")
-    y, h_n = ops.elman(
-        gates.unsqueeze(-2),
-        w_hh.unsqueeze(0),
-        None if bias is None else bias.unsqueeze(0),
-        None if h0 is None else h0.unsqueeze(0),
-        *options,
-    )
+    h0 = None if h0 is None else h0.unsqueeze(0)
+    y, h_n = ops.elman(gates.unsqueeze(-2), None, w_hh, bias, None, h0, *options)
     return y.squeeze(-2), h_n.squeeze(0)
 
 

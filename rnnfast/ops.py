@@ -1,38 +1,88 @@
-"""The raw operators: fake kernels and derivatives.
+"""The operators: fake kernels, derivatives, and the projection of the input.
 
 ``torch.ops.rnnfast.elman`` and ``elman_bptt`` are defined in ``csrc/ops.cpp``, which gives their shapes. Their
-input is projected already (``gates``, W_ih x), so what is left is the recurrence alone.
+input is projected already (``gates``, W_ih x); here one :class:`~torch.autograd.Function` joins them with the
+projection, so that a layer is a single node of the autograd graph.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from . import _library, reference
+from . import _library, gemm, reference
 from .sequences import Layout, is_reversed
 
 
 def elman(
-    gates: Tensor,
+    input: Tensor,
+    w_ih: Tensor | None,
     w_hh: Tensor,
-    bias: Tensor | None,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
     h0: Tensor | None,
     nonlinearity: str,
     direction: int,
     batch_first: bool,
     batch_sizes: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """The differentiable recurrence, by the fastest way that serves. Shapes as in ``csrc/ops.cpp``."""
-    args = (gates, w_hh, bias, h0, nonlinearity, direction, batch_first, batch_sizes)
-    if not _library.serves(gates.device, gates.dtype) or _transformed():
-        return reference.elman(*args)
-    if torch.is_grad_enabled() and _any_requires_grad(gates, w_hh, bias, h0):
+    """A layer of Elman recurrences, differentiable, by the fastest way that serves.
+
+    Args:
+        input: (T, B, I), (B, T, I) or packed (N, I); or gates (T, B, G, K) and so on where `w_ih` is None.
+        w_ih: (G K, I) or None; w_hh: (G, K, H), or (K, H) where G is 1; b_ih, b_hh: (G K), (G, K) or None.
+        h0: (G, B, H) or None. The others: as in ``csrc/ops.cpp``.
+
+    Returns:
+        y, (T, B, G H) and so on like `input`, or (T, B, G, H) where `w_ih` is None; and h_n, (G, B, H).
+    """
+    args = (input, w_ih, w_hh, b_ih, b_hh, h0, nonlinearity, direction, batch_first, batch_sizes)
+    if not _library.serves(input.device, input.dtype) or _transformed():
+        return _layer(reference.elman, F.linear, *args)
+    if torch.is_grad_enabled() and _any_requires_grad(*args[:6]):
         return _apply(_Elman, *args)
-    return torch.ops.rnnfast.elman(*args)
+    return _layer(torch.ops.rnnfast.elman, gemm.linear, *args)
+
+
+def _layer(
+    recurrence: Callable[..., tuple[Tensor, Tensor]],
+    linear: Callable[[Tensor, Tensor], Tensor],
+    input: Tensor,
+    w_ih: Tensor | None,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    h0: Tensor | None,
+    *options: Any,
+) -> tuple[Tensor, Tensor]:
+    """Projection and recurrence, of the kinds given."""
+    w_hh = _with_groups(w_hh)
+    G, K, _ = w_hh.shape
+    bias = joint_bias(b_ih, b_hh)
+    if bias is not None:
+        bias = bias.view(G, K)
+    if w_ih is None:
+        return recurrence(input, w_hh, bias, h0, *options)
+    gates = linear(input, w_ih)
+    y, h_n = recurrence(gates.view(*gates.shape[:-1], G, K), w_hh, bias, h0, *options)
+    # A plain view would forbid changing the output in place; y itself is not seen by anybody.
+    return torch.ops.aten._unsafe_view(y, (*gates.shape[:-1], y.size(-2) * y.size(-1))), h_n
+
+
+def joint_bias(b_ih: Tensor | None, b_hh: Tensor | None) -> Tensor | None:
+    """torch's layers have two biases, which act as their sum."""
+    if b_ih is None or b_hh is None:
+        return b_hh if b_ih is None else b_ih
+    return b_ih + b_hh
+
+
+def _with_groups(w_hh: Tensor) -> Tensor:
+    return w_hh.unsqueeze(0) if w_hh.dim() == 2 else w_hh
 
 
 def _transformed() -> bool:
@@ -71,41 +121,65 @@ def _apply_outside_graph(function: type[Function], *args: Any) -> Any:
 class _Elman(Function):
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, Tensor]:
-        return torch.ops.rnnfast.elman(*args)
+        return _layer(torch.ops.rnnfast.elman, gemm.linear, *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        _, w_hh, _, h0, ctx.nonlinearity, ctx.direction, ctx.batch_first, batch_sizes = inputs
+        input, w_ih, w_hh, b_ih, b_hh, h0, ctx.nonlinearity, ctx.direction, ctx.batch_first, batch_sizes = inputs
+        ctx.bias_shapes = [None if b is None else b.shape for b in (b_ih, b_hh)]
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(output[0], w_hh, h0, batch_sizes)
+        ctx.save_for_backward(None if w_ih is None else input, w_ih, w_hh, h0, output[0], batch_sizes)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple[Tensor | None, ...]:
-        y, w_hh, h0, batch_sizes = ctx.saved_tensors
-        layout = Layout(ctx.batch_first, batch_sizes)
-        needs_gates, needs_w_hh, needs_bias, needs_h0 = ctx.needs_input_grad[:4]
+        input, w_ih, w_hh_given, h0, y, batch_sizes = ctx.saved_tensors
+        gradients: list[Tensor | None] = [None] * 10
         if dy is None and dh_n is None:
-            return (None,) * 8
-        args = (dy, dh_n, y, w_hh, ctx.nonlinearity, ctx.direction, ctx.batch_first, batch_sizes)
-        if _transformed() or _in_legacy_vmap(dy, dh_n):
-            dgates = reference.elman_bptt(*args)
-        elif torch.is_grad_enabled():
-            dgates = _apply(_ElmanBPTT, *args)
-        else:
-            dgates = torch.ops.rnnfast.elman_bptt(*args)
+            return tuple(gradients)
+        w_hh = _with_groups(w_hh_given)
+        G, K, H = w_hh.shape
+        if w_ih is not None:
+            y = y.view(*y.shape[:-1], G, H)
+            dy = None if dy is None else dy.reshape(y.shape)
+        dgates = _bptt(dy, dh_n, y, w_hh, ctx.nonlinearity, ctx.direction, ctx.batch_first, batch_sizes)
 
-        dw_hh = dbias = dh0 = None
+        layout = Layout(ctx.batch_first, batch_sizes)
+        needs_input, needs_w_ih, needs_w_hh, *needs_bias, needs_h0 = ctx.needs_input_grad[:6]
+        if w_ih is None:
+            gradients[0] = dgates if needs_input else None
+        else:
+            rows = dgates.view(-1, G * K)
+            if needs_input:
+                gradients[0] = gemm.matmul(rows, w_ih).view(input.shape)
+            if needs_w_ih:
+                gradients[1] = rows.T @ input.reshape(-1, input.size(-1))
         if needs_w_hh:
-            dw_hh = recurrent_weight_gradient(dgates, y, h0, ctx.direction, layout)
-        if needs_bias:
+            gradients[2] = recurrent_weight_gradient(dgates, y, h0, ctx.direction, layout).view(w_hh_given.shape)
+        if any(needs_bias):
             dbias = dgates.sum(tuple(range(dgates.dim() - 2)))
+            for i, shape in enumerate(ctx.bias_shapes):
+                # Each parameter's gradient is a tensor of its own: later ones are added to it in place.
+                if needs_bias[i]:
+                    gradients[3 + i] = dbias.view(shape) if i == 0 else dbias.view(shape).clone()
         if needs_h0:
-            entering = [
-                (layout.last if is_reversed(g, ctx.direction) else layout.first)(dgates)[:, g]
-                for g in range(w_hh.size(0))
-            ]
-            dh0 = torch.stack([d @ w for d, w in zip(entering, w_hh.unbind(0), strict=True)])
-        return dgates if needs_gates else None, dw_hh, dbias, dh0, None, None, None, None
+            gradients[5] = initial_state_gradient(dgates, w_hh, ctx.direction, layout)
+        return tuple(gradients)
+
+
+def _bptt(dy: Tensor | None, dh_n: Tensor | None, *args: Any) -> Tensor:
+    if _transformed() or _in_legacy_vmap(dy, dh_n):
+        return reference.elman_bptt(dy, dh_n, *args)
+    if torch.is_grad_enabled():
+        return _apply(_ElmanBPTT, dy, dh_n, *args)
+    return torch.ops.rnnfast.elman_bptt(dy, dh_n, *args)
+
+
+def initial_state_gradient(dgates: Tensor, w_hh: Tensor, direction: int, layout: Layout) -> Tensor:
+    """dh_0 = W_hh^T dgates of each row's first step in order of processing, (G, B, H)."""
+    first = [
+        (layout.last if is_reversed(g, direction) else layout.first)(dgates)[:, g] for g in range(w_hh.size(0))
+    ]
+    return torch.stack([d @ w for d, w in zip(first, w_hh.unbind(0), strict=True)])
 
 
 def recurrent_weight_gradient(

@@ -76,11 +76,13 @@ inline Tensor empty_contiguous(const Shape& shape, const Tensor& like) {
   Shape strides(shape.size());
   int64_t stride = 1;
   for (size_t i = shape.size(); i-- > 0;) strides[i] = stride, stride *= shape[i] > 0 ? shape[i] : 1;
-  int32_t dtype;
-  AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(shape.size(), shape.data(), strides.data(), dtype,
-                                                         aoti_torch_device_type_cpu(), 0, &handle));
+  int32_t dtype = 0;
+  AtenTensorHandle handle = nullptr;
+  const bool done =
+      aoti_torch_get_dtype(like.get(), &dtype) == AOTI_TORCH_SUCCESS &&
+      aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(), dtype,
+                               aoti_torch_device_type_cpu(), 0, &handle) == AOTI_TORCH_SUCCESS;
+  require(done, "cannot allocate a tensor of shape ", to_string(shape));
   return Tensor(handle);
 }
 

@@ -16,13 +16,6 @@ def autocast_dtype(input: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(device)
 
 
-def joint_bias(b_ih: Tensor | None, b_hh: Tensor | None) -> Tensor | None:
-    """The two biases of torch's layers act as their sum."""
-    if b_ih is None or b_hh is None:
-        return b_hh if b_ih is None else b_ih
-    return b_ih + b_hh
-
-
 def cast(tensor: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
     """`tensor` in `dtype`, where both are given."""
     return tensor if tensor is None or dtype is None else tensor.to(dtype)

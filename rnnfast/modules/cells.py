@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._common import autocast_dtype, cast, joint_bias
+from ..ops import joint_bias
+from ._common import autocast_dtype, cast
 
 
 class RNNCell(torch.nn.RNNCell):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import ops
-from ._common import autocast_dtype, cast, joint_bias
+from ._common import autocast_dtype, cast
 
 
 class RecurrentLayer(torch.nn.RNNBase):
@@ -20,9 +20,8 @@ class RecurrentLayer(torch.nn.RNNBase):
     that pass ``isinstance(m, nn.RNN)``. Parameters, their names, initial values and order are torch's.
     """
 
-    def _recurrence(
-        self, gates: Tensor, w_hh: Tensor, bias: Tensor | None, h0: Tensor | None, *layout: Any
-    ) -> Any:
+    def _recurrence(self, x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+        """One layer: (x, W_ih, W_hh, b_ih, b_hh, h0, direction, batch_first, batch_sizes) -> (output, h_n)."""
         raise NotImplementedError
 
     def flatten_parameters(self) -> None:
@@ -90,12 +89,9 @@ class RecurrentLayer(torch.nn.RNNBase):
         directions = 2 if self.bidirectional else 1
         last = []
         for layer in range(self.num_layers):
-            w_ih, w_hh, bias = self._weights(layer, dtype)
             h0 = None if hx is None else hx[layer * directions : (layer + 1) * directions]
-            gates = F.linear(x, w_ih)
-            gates = gates.unsqueeze(-2) if directions == 1 else gates.unflatten(-1, (2, -1))
-            y, h_n = self._recurrence(gates, w_hh, bias, h0, 2 * (directions - 1), batch_first, batch_sizes)
-            x = y.flatten(-2)
+            weights = self._weights(layer, dtype)
+            x, h_n = self._recurrence(x, *weights, h0, 2 * (directions - 1), batch_first, batch_sizes)
             if drops and layer < self.num_layers - 1:
                 x = F.dropout(x, self.dropout, training=True)
             last.append(h_n)
@@ -108,21 +104,19 @@ class RecurrentLayer(torch.nn.RNNBase):
         weight = self._parameters.get(name)  # much quicker than getattr, which finds the others
         return getattr(self, name) if weight is None else weight
 
-    def _weights(self, layer: int, dtype: torch.dtype | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """W_ih (G K, I), W_hh (G, K, H) and bias (G, K) of a layer, directions side by side."""
-        directions = []
-        for names in (
-            self._all_weights[2 * layer : 2 * layer + 2] if self.bidirectional else [self._all_weights[layer]]
-        ):
-            w_ih, w_hh, *biases = [self._weight(name) for name in names]
-            if dtype is not None:
-                w_ih, w_hh, *biases = [w.to(dtype) for w in (w_ih, w_hh, *biases)]
-            directions.append((w_ih, w_hh, joint_bias(*biases) if biases else None))
-        if len(directions) == 1:
-            w_ih, w_hh, bias = directions[0]
-            return w_ih, w_hh.unsqueeze(0), None if bias is None else bias.unsqueeze(0)
-        all_w_ih, all_w_hh, all_bias = zip(*directions, strict=True)
-        return torch.cat(all_w_ih), torch.stack(all_w_hh), torch.stack(all_bias) if self.bias else None
+    def _weights(self, layer: int, dtype: torch.dtype | None) -> list[Tensor | None]:
+        """W_ih, W_hh, b_ih, b_hh of a layer; if bidirectional, (2 K, I), (2, K, H) and twice (2, K)."""
+        directions = 2 if self.bidirectional else 1
+        names = self._all_weights[directions * layer : directions * (layer + 1)]
+        weights = [[self._weight(name) for name in of_direction] for of_direction in names]
+        if directions == 1:
+            joined = weights[0]
+        else:
+            w_ih, *others = zip(*weights, strict=True)
+            joined = [torch.cat(w_ih), *map(torch.stack, others)]
+        if dtype is not None:
+            joined = [w.to(dtype) for w in joined]
+        return [*joined, None, None] if len(joined) == 2 else [*joined]
 
 
 class RNN(RecurrentLayer):
@@ -200,10 +194,9 @@ class RNN(RecurrentLayer):
             **kwargs,
         )
 
-    def _recurrence(
-        self, gates: Tensor, w_hh: Tensor, bias: Tensor | None, h0: Tensor | None, *layout: Any
-    ) -> Any:
-        return ops.elman(gates, w_hh, bias, h0, self.nonlinearity, *layout)
+    def _recurrence(self, x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+        w_ih, w_hh, b_ih, b_hh, h0, *layout = args
+        return ops.elman(x, w_ih, w_hh, b_ih, b_hh, h0, self.nonlinearity, *layout)
 
 
 __all__ = ["RNN", "RecurrentLayer"]
