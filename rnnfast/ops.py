@@ -192,7 +192,7 @@ def recurrent_weight_gradient(
             entering, going_on, before = layout.last, layout.earlier, layout.later
         else:
             entering, going_on, before = layout.first, layout.later, layout.earlier
-        dw = going_on(dgates)[:, g].T @ before(states)[:, g]
+        dw = going_on(dgates)[:, g].T @ before(states)[:, g]  # zero where there is but one step
         if h0 is not None:
             dw = torch.addmm(dw, entering(dgates)[:, g].T, h0[g])
         gradients.append(dw)

@@ -44,33 +44,33 @@ def draw(
     *,
     nonlinearity="tanh",
     direction=0,
-    batch_first=False,
-    batch_sizes=None,
-    bias=True,
-    h0=True,
-    dy=True,
-    dh_n=True,
+    layout="time",
+    given=("bias", "h0", "dy", "dh_n"),
 ):
-    """A random problem. Values are drawn in `dtype`, so that its float64 copy is exact; w_hh does not expand, so
-    that rounding errors do not grow from step to step."""
-    if batch_sizes is not None:
-        shape = (int(batch_sizes.sum()), G, H)
-    else:
-        shape = (B, T, G, H) if batch_first else (T, B, G, H)
+    """A random problem in layout "time", "batch" or "packed", with the optional arguments `given`.
 
-    def some(wanted, *size):
+    Values are drawn in `dtype`, so that its float64 copy is exact; w_hh does not expand, so that rounding errors
+    do not grow from step to step.
+    """
+    batch_sizes = random_batch_sizes(T, B) if layout == "packed" else None
+    shape = {"time": (T, B, G, H), "batch": (B, T, G, H)}.get(layout)
+    if shape is None:
+        shape = (int(batch_sizes.sum()), G, H)
+
+    def some(name, *size):
+        wanted = name == "gates" or name in given
         return torch.randn(size, dtype=torch.float64).to(dtype) if wanted else None
 
     w_hh = torch.randn(G, H, H, dtype=torch.float64) / H**0.5
     w_hh /= torch.linalg.matrix_norm(w_hh, 2, keepdim=True).clamp_min(1)
     return Problem(
-        gates=some(True, *shape),
+        gates=some("gates", *shape),
         w_hh=w_hh.to(dtype),
-        bias=some(bias, G, H),
-        h0=some(h0, G, B, H),
-        options=(nonlinearity, direction, batch_first, batch_sizes),
-        dy=some(dy, *shape),
-        dh_n=some(dh_n, G, B, H),
+        bias=some("bias", G, H),
+        h0=some("h0", G, B, H),
+        options=(nonlinearity, direction, layout == "batch", batch_sizes),
+        dy=some("dy", *shape),
+        dh_n=some("dh_n", G, B, H),
     )
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import assert_close, draw, random_batch_sizes
+from problems import assert_close, draw
 from torch.autograd import gradcheck
 
 from rnnfast import functional, reference
@@ -11,11 +11,10 @@ from rnnfast import functional, reference
 @pytest.mark.parametrize("layout", ["time", "batch", "packed"])
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 def test_with_groups(direction, layout):
-    sizes = random_batch_sizes(5, 4) if layout == "packed" else None
-    p = draw(5, 4, 6, 2, batch_first=layout == "batch", batch_sizes=sizes)
-    options = dict(direction=direction, batch_first=layout == "batch", batch_sizes=sizes)
+    p = draw(5, 4, 6, 2, layout=layout, direction=functional.DIRECTIONS[direction])
+    options = dict(direction=direction, batch_first=p.options[2], batch_sizes=p.options[3])
     args = (p.gates, p.w_hh, p.bias, p.h0)
-    expected = reference.elman(*args, "tanh", functional.DIRECTIONS[direction], layout == "batch", sizes)
+    expected = p.forward(reference.elman)
     for actual, exact in zip(functional.elman(*args, **options), expected, strict=True):
         assert_close(actual, exact)
     args = tuple(t.requires_grad_() for t in args)
