@@ -36,13 +36,10 @@ def test_all_small_sizes(dtype):
 @pytest.mark.parametrize("direction", [0, 1, 2])
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
 def test_options(nonlinearity, direction, layout, dtype):
+    options = dict(nonlinearity=nonlinearity, direction=direction, layout=layout)
     for size in range(len(OPTIONAL) + 1):
         for present in itertools.combinations(OPTIONAL, size):
-            check_against_oracle(
-                draw(
-                    7, 9, 37, 3, dtype, nonlinearity=nonlinearity, direction=direction, layout=layout, given=given
-                )
-            )
+            check_against_oracle(draw(7, 9, 37, 3, dtype, **options, given=present))
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
