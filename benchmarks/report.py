@@ -84,6 +84,7 @@ def draw(run: dict[str, Any], path: Path) -> None:
             height = 0.8 / len(results[0][2])
             bars = panel.barh([p + i * height for p in places], values, height, label=peer)
             panel.bar_label(bars, fmt=" %.2f", fontsize=8)
+        panel.margins(x=0.15)
         panel.axvline(1, color="black", linewidth=1)
         panel.set_yticks(list(places), [shape.replace("_", " ") for shape, _, _ in results])
         panel.set(title=test, xlabel="time of the peer / time of rnnfast")

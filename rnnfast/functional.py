@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from . import ops
+from .sequences import Layout
 
 DIRECTIONS = {"forward": 0, "reverse": 1, "bidirectional": 2}
 
@@ -92,8 +93,7 @@ def _check(
     if gates.dim() != rank or list(gates.shape[-1 - len(groups) :]) != [*groups, H]:
         expected = ", ".join([lead, *map(str, [*groups, H])])
         raise RuntimeError(f"gates: got shape {tuple(gates.shape)}, expected ({expected}) to go with w_hh")
-    steps = batch_sizes.numel() if batch_sizes is not None else gates.size(1 if batch_first else 0)
-    if steps == 0:
+    if Layout(batch_first, batch_sizes).steps_in(gates) == 0:
         raise RuntimeError("gates: got a sequence of 0 steps, expected at least 1")
     batch = int(batch_sizes[0]) if batch_sizes is not None else gates.size(0 if batch_first else 1)
     for name, given, shape in (("bias", bias, (*groups, H)), ("h0", h0, (*groups, batch, H))):

@@ -71,7 +71,7 @@ def _layer(
     gates = linear(input, w_ih)
     y, h_n = recurrence(gates.view(*gates.shape[:-1], G, K), w_hh, bias, h0, *options)
     # A plain view would forbid changing the output in place; y itself is not seen by anybody.
-    return torch.ops.aten._unsafe_view(y, (*gates.shape[:-1], y.size(-2) * y.size(-1))), h_n
+    return torch.ops.aten._unsafe_view.default(y, (*gates.shape[:-1], y.size(-2) * y.size(-1))), h_n
 
 
 def joint_bias(b_ih: Tensor | None, b_hh: Tensor | None) -> Tensor | None:
@@ -186,13 +186,15 @@ def recurrent_weight_gradient(
     dgates: Tensor, states: Tensor, h0: Tensor | None, direction: int, layout: Layout
 ) -> Tensor:
     """dW_hh = sum over t of dgates_t h_{t-1}^T, one GEMM for each group and one for its initial state."""
+    if h0 is None and layout.steps_in(states) == 1:
+        return dgates.new_zeros(dgates.shape[-2:] + states.shape[-1:])
     gradients = []
     for g in range(dgates.size(-2)):
         if is_reversed(g, direction):
             entering, going_on, before = layout.last, layout.earlier, layout.later
         else:
             entering, going_on, before = layout.first, layout.later, layout.earlier
-        dw = going_on(dgates)[:, g].T @ before(states)[:, g]  # zero where there is but one step
+        dw = going_on(dgates)[:, g].T @ before(states)[:, g]
         if h0 is not None:
             dw = torch.addmm(dw, entering(dgates)[:, g].T, h0[g])
         gradients.append(dw)

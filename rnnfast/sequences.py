@@ -34,6 +34,10 @@ class Layout(NamedTuple):
             return torch.cat(steps)
         return torch.stack(steps, 1 if self.batch_first else 0)
 
+    def steps_in(self, a: Tensor) -> int:
+        """The number of steps, T."""
+        return a.size(1 if self.batch_first else 0) if self.batch_sizes is None else self.batch_sizes.numel()
+
     def first(self, a: Tensor) -> Tensor:
         """Each row's first step, (B, G, W)."""
         if self.batch_sizes is not None:
