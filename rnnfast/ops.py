@@ -43,10 +43,12 @@ def elman(
     """
     args = (input, w_ih, w_hh, b_ih, b_hh, h0, nonlinearity, direction, batch_first, batch_sizes)
     if not _library.serves(input.device, input.dtype) or _transformed():
-        return _layer(reference.elman, F.linear, *args)
-    if torch.is_grad_enabled() and _any_requires_grad(*args[:6]):
+        y, h_n = _layer(reference.elman, F.linear, *args)
+    elif torch.is_grad_enabled() and _any_requires_grad(*args[:6]):
         return _apply(_Elman, *args)
-    return _layer(torch.ops.rnnfast.elman, gemm.linear, *args)
+    else:
+        y, h_n = _layer(torch.ops.rnnfast.elman, gemm.linear, *args)
+    return (y if w_ih is None else y.flatten(-2)), h_n
 
 
 def _layer(
@@ -60,18 +62,18 @@ def _layer(
     h0: Tensor | None,
     *options: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Projection and recurrence, of the kinds given."""
+    """Projection and recurrence, of the kinds given. Returns y, (T, B, G, H) and so on, and h_n."""
     w_hh = _with_groups(w_hh)
     G, K, _ = w_hh.shape
     bias = joint_bias(b_ih, b_hh)
     if bias is not None:
         bias = bias.view(G, K)
     if w_ih is None:
-        return recurrence(input, w_hh, bias, h0, *options)
-    gates = linear(input, w_ih)
-    y, h_n = recurrence(gates.view(*gates.shape[:-1], G, K), w_hh, bias, h0, *options)
-    # A plain view would forbid changing the output in place; y itself is not seen by anybody.
-    return torch.ops.aten._unsafe_view.default(y, (*gates.shape[:-1], y.size(-2) * y.size(-1))), h_n
+        gates = input
+    else:
+        gates = linear(input, w_ih)
+        gates = gates.unsqueeze(-2) if G == 1 else gates.unflatten(-1, (G, K))
+    return recurrence(gates, w_hh, bias, h0, *options)
 
 
 def joint_bias(b_ih: Tensor | None, b_hh: Tensor | None) -> Tensor | None:
@@ -121,7 +123,11 @@ def _apply_outside_graph(function: type[Function], *args: Any) -> Any:
 class _Elman(Function):
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, Tensor]:
-        return _layer(torch.ops.rnnfast.elman, gemm.linear, *args)
+        y, h_n = _layer(torch.ops.rnnfast.elman, gemm.linear, *args)
+        if args[1] is None:
+            return y, h_n
+        # A plain view would forbid changing the output in place; y itself is not seen by anybody.
+        return torch.ops.aten._unsafe_view.default(y, (*y.shape[:-2], y.size(-2) * y.size(-1))), h_n
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
