@@ -24,7 +24,6 @@ def layer_function(layer, batch_sizes=None):
 
 
 def arguments(layer, x_shape, hx_shape):
-    """Values away from relu's kink in all likelihood."""
     tensors = [torch.randn(x_shape, dtype=torch.float64), torch.randn(hx_shape, dtype=torch.float64)]
     tensors += [p.detach().clone() for p in layer.parameters()]
     return tuple(t.requires_grad_() for t in tensors)
@@ -46,6 +45,8 @@ def case_id(options):
 @pytest.mark.parametrize("options", CASES, ids=case_id)
 def test_gradcheck_and_gradgradcheck(options, kind):
     T, B, inputs, H = 3, 2, 3, 4
+    if options["nonlinearity"] == "relu":
+        torch.manual_seed(1)  # a fresh draw would now and then fall on the kink, where there is no derivative
     layer = rnnfast.RNN(inputs, H, dtype=torch.float64, **options)
     states = options["num_layers"] * (2 if options["bidirectional"] else 1)
     batch_sizes = None
