@@ -24,6 +24,11 @@ constexpr int count_phases(PhaseList<P...>) {
   return sizeof...(P);
 }
 
+// What rows enter with where a matrix reads this operand; null: nothing, which reads as zero.
+inline const End* initial_of(const Recurrence& r, const Operand& operand) {
+  return operand.initial >= 0 && r.ends[operand.initial].data ? &r.ends[operand.initial] : nullptr;
+}
+
 // Rows of a worker's buffers are padded so that neighbouring rows do not fall on the same cache sets.
 template <class S>
 int64_t padded(int64_t width) {
@@ -117,10 +122,9 @@ void run_phase(const Rows<S>& w, const S* packed, int64_t end) {
   using P = Panels<Phase, S>;
   const Recurrence& r = *w.recurrence;
   const int64_t panels = P::count(r.units[Phase::kUnits]), panel_size = packed_panel_size<Phase, S>(r);
-  const int initial = Pass::kOperands[Phase::kOperand].initial;
   const bool has_matrix = Phase::kColumns > 0;
   const bool entering_multiplied =
-      has_matrix && (Phase::kSameStep || (initial >= 0 && r.ends[initial].data != nullptr));
+      has_matrix && (Phase::kSameStep || initial_of(r, Pass::kOperands[Phase::kOperand]));
   if (Phase::kStatistics > 0)
     std::fill_n(w.partials, Phase::kStatistics * w.rows() * w.partial_panels * kLanes<S>, Compute<S>{});
 
@@ -150,8 +154,8 @@ void enter_rows(const Rows<S>& w, int64_t end) {
   int i = 0;
   for (const Operand& operand : Pass::kOperands) {
     const int64_t width = operand.parts * r.units[operand.units];
-    const End* initial = operand.initial < 0 ? nullptr : &r.ends[operand.initial];
-    for (int64_t row = w.entering; initial && initial->data && row < end; ++row) {
+    const End* initial = initial_of(r, operand);
+    for (int64_t row = w.entering; initial && row < end; ++row) {
       const S* from = static_cast<const S*>(initial->data) + w.group * initial->group + row * initial->row;
       Compute<S>* to = w.operands[i][0] + (row - w.row_begin) * w.operand_stride[i];
       for (int64_t j = 0; j < width; ++j) to[j] = to_float(from[j]);
@@ -260,8 +264,7 @@ Tile run(const Recurrence& r, int workers) {
 
   // A single step from nothing multiplies no matrix.
   bool multiplies = r.T > 1 || phases > 1;
-  for (const Operand& operand : Pass::kOperands)
-    multiplies = multiplies || (operand.initial >= 0 && r.ends[operand.initial].data);
+  for (const Operand& operand : Pass::kOperands) multiplies = multiplies || initial_of(r, operand);
   if (multiplies) {
     parallel(workers, [&](int worker) {
       for_each_phase(typename Pass::Phases{}, [&](auto phase, int i) {
