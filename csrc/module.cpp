@@ -11,8 +11,10 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Plans and build facts of rnnfast's compiled libraries.";
 
   py::class_<Plan>(m, "Plan", "How a recurrence is run: schedule, workers, register tile, and why.")
-      .def_readonly("schedule", &Plan::schedule)
+      .def_property_readonly("schedule", [](const Plan& p) { return name(p.schedule); })
       .def_readonly("workers", &Plan::workers)
+      .def_readonly("crew", &Plan::crew)
+      .def_property_readonly("weights", [](const Plan& p) { return name(p.weights); })
       .def_property_readonly("tile",
                              [](const Plan& p) { return py::make_tuple(p.tile.rows, p.tile_columns); })
       .def_readonly("isa", &Plan::isa)
@@ -23,7 +25,7 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "plan",
       [](const std::string& cell, int64_t T, int64_t B, int64_t H, int64_t G, const std::string& dtype,
-         const std::string& isa, int threads, const std::string& pass) {
+         const std::string& isa, int threads, int processors, const std::string& pass, bool initial) {
         Problem problem;
         problem.cell = cell_from_name(cell);
         problem.pass = pass_from_name(pass);
@@ -31,11 +33,13 @@ PYBIND11_MODULE(_C, m) {
         problem.dtype = dtype_from_name(dtype);
         problem.isa = isa_from_name(isa);
         problem.threads = threads;
+        problem.processors = processors;
+        problem.initial = initial;
         return plan(problem);
       },
       py::arg("cell"), py::arg("T"), py::arg("B"), py::arg("H"), py::arg("G") = 1,
-      py::arg("dtype") = "float32", py::kw_only(), py::arg("isa"), py::arg("threads"),
-      py::arg("pass_") = "forward",
+      py::arg("dtype") = "float32", py::kw_only(), py::arg("isa"), py::arg("threads"), py::arg("processors"),
+      py::arg("pass_") = "forward", py::arg("initial") = false,
       "The plan for a recurrence on a CPU with the given instruction set and number of threads.");
 
   m.def(

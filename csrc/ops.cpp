@@ -22,4 +22,6 @@ STABLE_TORCH_LIBRARY(rnnfast, m) {
       "float? clip=None, Tensor(a!)? norms=None, str? precision=None) -> Tensor");
   // The plan that the calling thread's latest rnnfast operator ran by; empty before the first.
   m.def("last_plan() -> str");
+  // What the calling thread's further operators are run by, in place of the planner's choice; None: its choice.
+  m.def("wish_plan(str? schedule=None, str? weights=None, int? workers=None) -> ()");
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "recurrence.h"
@@ -12,6 +13,10 @@ namespace rnnfast {
 enum class Isa { baseline, avx2, avx512 };
 enum class Cell { elman_tanh, elman_relu };
 enum class Pass { forward, bptt };
+// How the rows of the batch and the units are shared out (cpu/split.h), and whether matrices are packed into
+// panels first or read in place (cpu/packing.h).
+enum class Schedule { batch_split, unit_split };
+enum class WeightLayout { packed, in_place };
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -32,22 +37,40 @@ constexpr Tile tile_for(Isa isa, int columns) {
   return {6, wide ? 4 : 2};
 }
 
+constexpr const char* name(Schedule schedule) {
+  return schedule == Schedule::batch_split ? "batch_split" : "unit_split";
+}
+constexpr const char* name(WeightLayout weights) {
+  return weights == WeightLayout::packed ? "packed" : "in_place";
+}
 constexpr const char* name(Isa isa) {
   return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "baseline";
 }
+
+// What a caller wants instead of the planner's choice; what cannot be had is brought as near as can be.
+struct Wishes {
+  std::optional<Schedule> schedule;
+  std::optional<WeightLayout> weights;
+  std::optional<int> workers;
+};
 
 struct Problem {
   Cell cell = Cell::elman_tanh;
   Pass pass = Pass::forward;
   int64_t T = 1, B = 1, H = 1, G = 1;
+  bool initial = true;  // whether the first step multiplies: there is an initial state
   Dtype dtype = Dtype::f32;
   Isa isa = Isa::baseline;
   int threads = 1;
+  int processors = 1 << 20;  // threads beyond these would only take turns
+  Wishes wishes;
 };
 
 struct Plan {
-  const char* schedule = "";
+  Schedule schedule = Schedule::batch_split;
   int workers = 1;
+  int crew = 1;  // workers that share rows, each with units of its own
+  WeightLayout weights = WeightLayout::packed;
   Tile tile = {1, 1};
   int tile_columns = 1;
   const char* isa = "";
@@ -61,6 +84,8 @@ Cell cell_from_name(const std::string& name);
 Pass pass_from_name(const std::string& name);
 Dtype dtype_from_name(const std::string& name);
 Isa isa_from_name(const std::string& name);
+Schedule schedule_from_name(const std::string& name);
+WeightLayout weights_from_name(const std::string& name);
 
 // One line, the same for the same plan.
 std::string describe(const Plan& plan);

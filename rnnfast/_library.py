@@ -7,9 +7,11 @@ Three libraries hold the CPU kernels, one for each instruction set; the one that
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,6 +34,8 @@ class FallbackPlan(NamedTuple):
     schedule: str
     why: str
     workers: int = 0
+    crew: int = 0
+    weights: str = "none"
     tile: tuple[int, int] = (0, 0)
     isa: str = "none"
 
@@ -116,6 +120,7 @@ def plan(
     threads: int | None = None,
     isa: str | None = None,
     pass_: str = "forward",
+    initial: bool = False,
 ) -> Plan | FallbackPlan:
     """How a recurrence would be run, and why.
 
@@ -127,10 +132,16 @@ def plan(
         threads: as set by :func:`torch.set_num_threads`; by default the present number.
         isa: ``"baseline"``, ``"avx2"`` or ``"avx512"``; by default the one in use.
         pass_: ``"forward"`` or ``"bptt"``.
+        initial: whether there is an initial state, so that the first step has a matrix product.
 
     Returns:
-        An object with ``schedule``, ``workers``, ``tile`` (rows, columns), ``isa`` and ``why``. The schedule
-        is ``"fallback"`` where no compiled kernel serves.
+        An object with
+
+        * ``schedule``: ``"batch_split"``, each worker owns rows of the batch; ``"unit_split"``, workers that
+          share rows own units each; ``"fallback"``, no compiled kernel serves.
+        * ``workers``, and ``crew``: how many of them share rows.
+        * ``weights``: ``"packed"``, rearranged for the kernel first; ``"in_place"``, read as they lie.
+        * ``tile`` (rows, columns) of the kernel, ``isa`` and ``why``.
 
     Example:
         >>> rnnfast.plan("elman_tanh", T=100, B=64, H=512, threads=2).workers
@@ -152,8 +163,44 @@ def plan(
         str(dtype).removeprefix("torch."),
         isa=isa or ISA,
         threads=torch.get_num_threads() if threads is None else threads,
+        processors=_processors() if threads is None else threads,
         pass_=pass_,
+        initial=initial,
     )
+
+
+def _processors() -> int:
+    """Processors that this process may run on, as the planner counts them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def forced_plan(
+    schedule: str | None = None, weights: str | None = None, workers: int | None = None
+) -> Iterator[None]:
+    """Has the recurrences that this thread runs meanwhile planned as given, to measure or to test.
+
+    What cannot be had is brought as near as can be: there are no more workers than units or rows to own.
+
+    Args:
+        schedule: ``"batch_split"`` or ``"unit_split"``; weights: ``"packed"`` or ``"in_place"``; workers: their
+            number. See :func:`plan`. None leaves the choice to the planner.
+
+    Raises:
+        RuntimeError: for a name or number that is not one of these.
+
+    Example:
+        >>> with rnnfast.forced_plan(schedule="batch_split", workers=1):
+        ...     output, h_n = rnn(x)
+    """
+    if ISA is None:
+        yield
+        return
+    torch.ops.rnnfast.wish_plan(schedule, weights, workers)
+    try:
+        yield
+    finally:
+        torch.ops.rnnfast.wish_plan(None, None, None)
 
 
 def build_info() -> dict[str, Any]:

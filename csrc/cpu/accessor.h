@@ -1,5 +1,5 @@
 // What a cell sees of its surroundings on a CPU: the accessor of cells/cell.h for one vector of units of one
-// row, and the state that the rows of one worker share.
+// row, and the state that a run of rows has at a step.
 #pragma once
 
 #include <cmath>
@@ -11,7 +11,8 @@
 namespace rnnfast {
 
 // Rows row_begin .. row_end-1 of one group, at one step. Pointers are to the row that the batch calls 0,
-// except in the worker's own buffers, whose row 0 is row_begin.
+// except in buffers, whose row 0 is row_begin. Workers that share rows have a copy each, with the same buffers
+// but sums of their own.
 template <class S>
 struct Rows {
   using C = Compute<S>;
@@ -19,19 +20,27 @@ struct Rows {
   const Recurrence* recurrence;
   int64_t group, row_begin, row_end;
 
-  // Streams at this step, at the step before and at the step after in processing order.
+  int64_t step;  // counted in order of processing
+
+  // The first `streams` streams at this step, at the step before and at the step after in processing order.
+  int streams;
   S* now[kMaxStreams];
   const S* before[kMaxStreams];
   const S* after[kMaxStreams];
+  int64_t end;                // active rows are those before it
   int64_t entering, leaving;  // rows from these on enter at this step, leave after it
 
-  // Operand i as matrices see it ([0]: put at the step before, [1]: put at this step), and its row stride.
+  // Operand i as matrices see it ([0]: put at the step before, [1]: put at this step), the two buffers that
+  // take these places in turn, and their row stride.
   C* operands[kMaxOperands][2];
+  C* buffers[kMaxOperands][2];
   int64_t operand_stride[kMaxOperands];
   C* carries[kMaxCarries];
   int64_t carry_stride;
-  // Partial sums, a vector for each (statistic, row, panel), and the row sums of the phase before.
-  C* partials;
+  // Partial sums, a vector for each (statistic, row, panel): of this phase, and in another buffer of the one
+  // before; and the row sums of the one before.
+  C* partials[2];
+  C* partial_buffers[2];
   int64_t partial_panels;
   C* sums[kMaxStatistics];
 
@@ -106,7 +115,7 @@ class Accessor {
     if constexpr (!kWhole) {
       for (int lane = lanes_; lane < VL; ++lane) v[lane] = 0;
     }
-    C* p = rows_.partials + ((i * rows_.rows() + own_row_) * rows_.partial_panels + panel_) * VL;
+    C* p = rows_.partials[0] + ((i * rows_.rows() + own_row_) * rows_.partial_panels + panel_) * VL;
     rnnfast::store(p, rnnfast::load(p) + v);
   }
 

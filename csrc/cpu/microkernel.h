@@ -1,24 +1,25 @@
-// The register tile: rows of an operand times a packed panel of a matrix.
+// Matrix products of a few rows: the register tiles.
 #pragma once
 
-#include "vec.h"
+#include "shuffle.h"
 
 namespace rnnfast {
 
-// out[i][j] = sum over k of a[i][k] * panel[k][j], each sum taken in the order of k. `a` has MR rows,
-// `stride` apart; the panel's rows hold NV vectors; out is contiguous and aligned.
+// out[i][j] = sum over k of a[i][k] * panel[k][j], each sum taken in the order of k. `a` has MR rows, `a_row`
+// apart; the panel's rows hold NV vectors and lie `panel_row` apart; out is contiguous and aligned.
 template <class S, int MR, int NV>
-void multiply(const Compute<S>* a, int64_t stride, const S* panel, int64_t K, Compute<S>* out) {
+void multiply(const Compute<S>* a, int64_t a_row, const S* panel, int64_t panel_row, int64_t K,
+              Compute<S>* out) {
   using V = Vec<Compute<S>>;
   constexpr int VL = kLanes<S>;
   V acc[MR][NV] = {};
-  for (int64_t k = 0; k < K; ++k, panel += NV * VL) {
+  for (int64_t k = 0; k < K; ++k, panel += panel_row) {
     V w[NV];
 #pragma GCC unroll 8
     for (int j = 0; j < NV; ++j) w[j] = load(panel + j * VL);
 #pragma GCC unroll 8
     for (int i = 0; i < MR; ++i) {
-      const Compute<S> x = a[i * stride + k];
+      const Compute<S> x = a[i * a_row + k];
 #pragma GCC unroll 8
       for (int j = 0; j < NV; ++j) acc[i][j] += x * w[j];
     }
@@ -31,7 +32,7 @@ void multiply(const Compute<S>* a, int64_t stride, const S* panel, int64_t K, Co
 }
 
 template <class S>
-using Multiply = void (*)(const Compute<S>*, int64_t, const S*, int64_t, Compute<S>*);
+using Multiply = void (*)(const Compute<S>*, int64_t, const S*, int64_t, int64_t, Compute<S>*);
 
 // The microkernel for `rows` <= MR rows.
 template <class S, int MR, int NV>
@@ -40,6 +41,62 @@ Multiply<S> multiply_rows(int rows) {
     if (rows < MR) return multiply_rows<S, MR - 1, NV>(rows);
   }
   return multiply<S, MR, NV>;
+}
+
+// Rows of the batch and of the matrix that `dot` takes at a time: as many accumulators as hide the latency of
+// FMA and fit the registers.
+constexpr int kDotRows = kIsa == Isa::avx512 ? 4 : 2, kDotColumns = 4;
+
+// out[i][u] = sum over k of a[i][k] * w[u][k] for MR rows of the batch, `a_row` apart, and the first `count`
+// of a vector's worth of rows of w, `w_row` apart, which is read as it lies. Lane l sums k = l, l + VL, ...;
+// lanes are then added as a tree. Rows of out are `out_row` apart; beyond `count` they repeat the last value.
+template <class S, int MR>
+void dot(const Compute<S>* a, int64_t a_row, const S* w, int64_t w_row, int count, int64_t K, Compute<S>* out,
+         int64_t out_row) {
+  using V = Vec<Compute<S>>;
+  constexpr int VL = kLanes<S>, NU = VL < kDotColumns ? VL : kDotColumns;
+  V sums[MR][VL];
+  for (int u = 0; u < VL; u += NU) {
+    const S* rows[NU];
+#pragma GCC unroll 8
+    for (int j = 0; j < NU; ++j) rows[j] = w + (u + j < count ? u + j : count - 1) * w_row;
+    V acc[MR][NU] = {};
+    const auto step = [&](const auto& read, int64_t k) {
+      V x[MR];
+#pragma GCC unroll 8
+      for (int i = 0; i < MR; ++i) x[i] = read(a + i * a_row + k);
+#pragma GCC unroll 8
+      for (int j = 0; j < NU; ++j) {
+        const V y = read(rows[j] + k);
+#pragma GCC unroll 8
+        for (int i = 0; i < MR; ++i) acc[i][j] += x[i] * y;
+      }
+    };
+    int64_t k = 0;
+    for (; k + VL <= K; k += VL) step([](const auto* p) { return load(p); }, k);
+    if (k < K) step([rest = static_cast<int>(K - k)](const auto* p) { return load(p, rest); }, k);
+#pragma GCC unroll 8
+    for (int i = 0; i < MR; ++i) {
+#pragma GCC unroll 8
+      for (int j = 0; j < NU; ++j) sums[i][u + j] = acc[i][j];
+    }
+  }
+  for (int i = 0; i < MR; ++i) store(out + i * out_row, sums_of_lanes<Compute<S>>(sums[i]));
+}
+
+// `dot` for any number of rows.
+template <class S>
+void dot_rows(int rows, const Compute<S>* a, int64_t a_row, const S* w, int64_t w_row, int count, int64_t K,
+              Compute<S>* out, int64_t out_row) {
+  for (; rows >= kDotRows; rows -= kDotRows, a += kDotRows * a_row, out += kDotRows * out_row)
+    dot<S, kDotRows>(a, a_row, w, w_row, count, K, out, out_row);
+  if constexpr (kDotRows > 3) {
+    if (rows == 3) return dot<S, 3>(a, a_row, w, w_row, count, K, out, out_row);
+  }
+  if constexpr (kDotRows > 2) {
+    if (rows == 2) return dot<S, 2>(a, a_row, w, w_row, count, K, out, out_row);
+  }
+  if (rows == 1) dot<S, 1>(a, a_row, w, w_row, count, K, out, out_row);
 }
 
 }  // namespace rnnfast

@@ -1,4 +1,10 @@
 // The operators on the CPU: check, plan, run.
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+#include <thread>
+
 #include "../cells/elman.h"
 #include "../plan.h"
 #include "kernels.h"
@@ -9,6 +15,7 @@ namespace rnnfast {
 namespace {
 
 thread_local std::optional<Plan> last_plan_run;
+thread_local Wishes wishes;
 
 Cell cell_of(const std::string& nonlinearity) {
   require(nonlinearity == "tanh" || nonlinearity == "relu", "nonlinearity: got '", nonlinearity,
@@ -21,11 +28,25 @@ void refuse(const char* names, const Option&... options) {
   require(!(options.has_value() || ...), names, ": reserved, not supported by this version");
 }
 
-void plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype) {
+// Processors that this process may run on.
+int processors() {
+  static const int count = [] {
+#if defined(__linux__)
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+    return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  }();
+  return count;
+}
+
+void plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, bool initial) {
   Problem problem;
   problem.cell = cell, problem.pass = pass, problem.dtype = dtype, problem.isa = kIsa;
-  problem.T = r.T, problem.B = r.B, problem.H = r.units[0], problem.G = r.G;
+  problem.T = r.T, problem.B = r.B, problem.H = r.units[0], problem.G = r.G, problem.initial = initial;
   problem.threads = static_cast<int>(torch::stable::get_num_threads());
+  problem.processors = processors();
+  problem.wishes = wishes;
   last_plan_run = run_elman(r, cell, pass, dtype, plan(problem));
 }
 
@@ -68,7 +89,7 @@ std::tuple<Tensor, Tensor> elman(const Tensor& gates, const Tensor& w_hh, const 
   if (b) r.vectors[Places::kBias] = {b->data_ptr(), b->stride(0)};
   if (h) r.ends[Places::kH0] = end_of(*h);
   r.ends[Places::kHN] = end_of(h_n);
-  plan_and_run(r, cell, Pass::forward, dtype);
+  plan_and_run(r, cell, Pass::forward, dtype, h.has_value());
   if (r.T == 0) keep_initial(h, h_n);
   return {y, h_n};
 }
@@ -100,8 +121,20 @@ Tensor elman_bptt(const std::optional<Tensor>& dy, const std::optional<Tensor>& 
   r.streams[Places::kDGates] = layout.stream(dgates);
   r.matrices[0] = matrix_of(w);
   if (d_n) r.ends[Places::kDhN] = end_of(*d_n);
-  plan_and_run(r, cell, Pass::bptt, dtype);
+  plan_and_run(r, cell, Pass::bptt, dtype, false);
   return dgates;
+}
+
+void wish_plan(const std::optional<std::string>& schedule, const std::optional<std::string>& weights,
+               const std::optional<int64_t>& workers) {
+  Wishes w;
+  if (schedule) w.schedule = schedule_from_name(*schedule);
+  if (weights) w.weights = weights_from_name(*weights);
+  if (workers) {
+    require(*workers > 0, "workers: got ", *workers, ", expected a positive number");
+    w.workers = static_cast<int>(std::min<int64_t>(*workers, 1 << 16));
+  }
+  wishes = w;
 }
 
 std::string last_plan() { return last_plan_run ? describe(*last_plan_run) : ""; }
@@ -116,4 +149,5 @@ STABLE_TORCH_LIBRARY_IMPL(rnnfast, CPU, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(rnnfast, CompositeExplicitAutograd, m) {
   m.impl("last_plan", TORCH_BOX(&rnnfast::last_plan));
+  m.impl("wish_plan", TORCH_BOX(&rnnfast::wish_plan));
 }

@@ -1,11 +1,13 @@
 // Weight matrices rearranged into the panels that the microkernel reads: for each panel of whole units, for
-// each k, the columns of [unit block][gate][lane] one behind the other, zero where units end.
+// each k, the columns of [unit block][gate][lane] one behind the other, zero where units end. A matrix used
+// only a few times is read in place instead: dot products with its rows, or, applied transposed, its rows
+// times a value each, which need no rearranging.
 #pragma once
 
 #include <algorithm>
 
 #include "../cells/cell.h"
-#include "vec.h"
+#include "microkernel.h"
 
 namespace rnnfast {
 
@@ -33,11 +35,6 @@ int64_t inner_size(const Recurrence& r) {
   return Phase::kTransposed ? m.rows : m.columns;
 }
 
-template <class Phase, class S>
-int64_t packed_panel_size(const Recurrence& r) {
-  return Panels<Phase, S>::kWidth * inner_size<Phase>(r);
-}
-
 // Packs one panel of group g.
 template <class Phase, class S>
 void pack_panel(const Recurrence& r, int64_t g, int64_t panel, S* out) {
@@ -51,16 +48,95 @@ void pack_panel(const Recurrence& r, int64_t g, int64_t panel, S* out) {
     const int lanes = static_cast<int>(std::clamp<int64_t>(units - unit, 0, VL));
     for (int column = 0; column < Phase::kColumns; ++column) {
       S* to = out + (block * Phase::kColumns + column) * VL;
-      for (int64_t k = 0; k < K; ++k, to += P::kWidth) {
-        // Transposed, a row of the panel is a run of a row of W; otherwise a run of a column.
-        const S* from = Phase::kTransposed ? data + k * m.row + column * units + unit
-                                           : data + (column * units + unit) * m.row + k;
-        const int64_t stride = Phase::kTransposed ? 1 : m.row;
-        for (int lane = 0; lane < lanes; ++lane) to[lane] = from[lane * stride];
-        std::fill(to + lanes, to + VL, S{});
+      if constexpr (Phase::kTransposed) {  // a row of the panel is a run of a row of W
+        const S* from = data + column * units + unit;
+        for (int64_t k = 0; k < K; ++k, from += m.row, to += P::kWidth) {
+          if (lanes == VL) {
+            std::copy_n(from, VL, to);
+          } else {
+            std::copy_n(from, lanes, to);
+            std::fill(to + lanes, to + VL, S{});
+          }
+        }
+      } else {  // it is a run of a column
+        const S* from = data + (column * units + unit) * m.row;
+        for (int64_t k = 0; k < K; k += VL) {
+          const int steps = static_cast<int>(std::min<int64_t>(VL, K - k));
+          Vec<Compute<S>> square[VL] = {};
+          for (int lane = 0; lane < lanes; ++lane) {
+            const S* p = from + lane * m.row + k;
+            square[lane] = steps == VL ? load(p) : load(p, steps);
+          }
+          transpose<Compute<S>>(square);
+          for (int i = 0; i < steps; ++i, to += P::kWidth) store(to, square[i]);
+        }
       }
     }
   }
 }
+
+// The matrix of a phase, of one group, as its panels are read.
+template <class Phase, class S>
+class Weights {
+  using P = Panels<Phase, S>;
+
+ public:
+  // What a matrix takes when packed; in place, room for a last panel that units do not fill.
+  static int64_t packed_size(const Recurrence& r, bool in_place) {
+    if (Phase::kColumns == 0) return 0;
+    int64_t panels = P::count(r.units[Phase::kUnits]);
+    if (kCanStay && in_place) panels = Phase::kTransposed && r.units[Phase::kUnits] % P::kUnits != 0;
+    return panels * P::kWidth * inner_size<Phase>(r);
+  }
+
+  // `packed`: where the panels of group g are or will be.
+  Weights(const Recurrence& r, int64_t g, S* packed, bool in_place)
+      : r_(r), g_(g), packed_(packed), in_place_(kCanStay && in_place), K_(inner_size<Phase>(r)) {}
+
+  void pack(int64_t panel) const {
+    if (!stays(panel)) pack_panel<Phase>(r_, g_, panel, packed(panel));
+  }
+
+  // The most rows that `multiply` takes, for a good use of the registers.
+  int rows_at_once() const {
+    return in_place_ && !Phase::kTransposed ? P::kTile.rows / kDotRows * kDotRows : P::kTile.rows;
+  }
+
+  // Rows of `a` times a panel: results by row, then in the order of the panel's columns.
+  void multiply(const Compute<S>* a, int64_t a_row, int rows, int64_t panel, Compute<S>* results) const {
+    const auto multiply_panel = multiply_rows<S, P::kTile.rows, P::kTile.vectors>(rows);
+    if (!stays(panel)) return multiply_panel(a, a_row, packed(panel), P::kWidth, K_, results);
+    const Matrix& m = r_.matrices[Phase::kMatrix];
+    const S* data = static_cast<const S*>(m.data) + g_ * m.group;
+    if constexpr (Phase::kTransposed) {
+      multiply_panel(a, a_row, data + panel * P::kUnits, m.row, K_, results);
+    } else {
+      constexpr int VL = kLanes<S>;
+      const int64_t units = r_.units[Phase::kUnits];
+      int64_t unit = panel * P::kUnits;
+      for (int block = 0; block < P::kBlocks && unit < units; ++block, unit += VL) {
+        const int count = static_cast<int>(std::min<int64_t>(VL, units - unit));
+        for (int column = 0; column < Phase::kColumns; ++column)
+          dot_rows<S>(rows, a, a_row, data + (column * units + unit) * m.row, m.row, count, K_,
+                      results + (block * Phase::kColumns + column) * VL, P::kWidth);
+      }
+    }
+  }
+
+ private:
+  // The columns of a transposed matrix that belong to a panel lie together if there is one for each unit.
+  static constexpr bool kCanStay = !Phase::kTransposed || Phase::kColumns == 1;
+
+  bool stays(int64_t panel) const {
+    return in_place_ && (!Phase::kTransposed || (panel + 1) * P::kUnits <= r_.units[Phase::kUnits]);
+  }
+  S* packed(int64_t panel) const { return packed_ + (in_place_ ? 0 : panel) * P::kWidth * K_; }
+
+  const Recurrence& r_;
+  int64_t g_;
+  S* packed_;
+  bool in_place_;
+  int64_t K_;
+};
 
 }  // namespace rnnfast

@@ -1,15 +1,16 @@
 // From a plan to the schedule that it names.
 #pragma once
 
-#include "batch_split.h"
+#include "split.h"
 
 namespace rnnfast {
 
 // Runs a pass of a cell over rows stored as S; returns the plan with what the schedule says it did.
 template <class Pass, class S>
 Plan run_schedule(const Recurrence& r, Plan plan) {
-  // There is one so far.
-  plan.tile = batch_split::run<Pass, S>(r, plan.workers);
+  if (r.T > 0 && r.B > 0 && r.G > 0)
+    Split<Pass, S>(r, plan.workers, plan.crew, plan.weights == WeightLayout::in_place).run();
+  plan.tile = tile_of<S>(typename Pass::Phases{});
   plan.tile_columns = plan.tile.vectors * kLanes<S>;
   plan.isa = name(kIsa);
   return plan;

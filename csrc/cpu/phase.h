@@ -1,0 +1,179 @@
+// One phase of one step, for a run of rows and of panels: what every schedule puts together.
+#pragma once
+
+#include <tuple>
+
+#include "accessor.h"
+#include "packing.h"
+
+namespace rnnfast {
+
+template <class F, class... P>
+void for_each_phase(PhaseList<P...>, F&& f) {
+  int index = 0;
+  (f(P{}, index++), ...);
+}
+
+template <class... P>
+constexpr int count_phases(PhaseList<P...>) {
+  return sizeof...(P);
+}
+
+template <int kIndex, class... P>
+auto phase_at(PhaseList<P...>) {
+  return std::tuple_element_t<kIndex, std::tuple<P...>>{};
+}
+
+// What rows enter with where a matrix reads this operand; null: nothing, which reads as zero.
+inline const End* initial_of(const Recurrence& r, const Operand& operand) {
+  return operand.initial >= 0 && r.ends[operand.initial].data ? &r.ends[operand.initial] : nullptr;
+}
+
+// Whether a phase multiplies rows that enter: by what they bring, or by what was put at this step.
+template <class Pass, class Phase>
+bool multiplies_entering(const Recurrence& r) {
+  return Phase::kColumns > 0 && (Phase::kSameStep || initial_of(r, Pass::kOperands[Phase::kOperand]));
+}
+
+// Rows begin .. end-1 of a phase, one panel: the matrix (where `multiplied`), then the cell's arithmetic.
+template <class Phase, class S>
+void tile(const Rows<S>& w, const Weights<Phase, S>& weights, int64_t panel, int64_t begin, int64_t end,
+          bool multiplied) {
+  using P = Panels<Phase, S>;
+  using C = Compute<S>;
+  constexpr int VL = kLanes<S>;
+  alignas(kVectorBytes) C results[P::kTile.rows * P::kWidth];
+  const int64_t units = w.recurrence->units[Phase::kUnits];
+  const int rows = static_cast<int>(end - begin);
+
+  if (multiplied) {
+    constexpr int operand = Phase::kOperand;
+    const int64_t stride = w.operand_stride[operand];
+    const C* a = w.operands[operand][Phase::kSameStep] + (begin - w.row_begin) * stride;
+    weights.multiply(a, stride, rows, panel, results);
+  } else {
+    std::fill_n(results, rows * P::kWidth, C{});
+  }
+
+  for (int i = 0; i < rows; ++i) {
+    const C* result = results + i * P::kWidth;
+    int64_t unit = panel * P::kUnits;
+    for (int block = 0; block < P::kBlocks && unit < units; ++block, unit += VL) {
+      const C* matrix = result + block * P::kColumns * VL;
+      if (unit + VL <= units) {
+        Accessor<S, true> at(w, matrix, begin + i, units, unit, panel, VL);
+        Phase::run(at);
+      } else {
+        const int lanes = static_cast<int>(units - unit);
+        Accessor<S, false> at(w, matrix, begin + i, units, unit, panel, lanes);
+        Phase::run(at);
+      }
+    }
+  }
+}
+
+// Adds up the partial sums that the phase before left, panel by panel.
+template <class Before, class S>
+void reduce_statistics(const Rows<S>& w) {
+  const int64_t panels = Panels<Before, S>::count(w.recurrence->units[Before::kUnits]);
+  for (int s = 0; s < Before::kStatistics; ++s) {
+    for (int64_t row = 0; row < w.end - w.row_begin; ++row) {
+      const Compute<S>* p = w.partials[1] + (s * w.rows() + row) * w.partial_panels * kLanes<S>;
+      Vec<Compute<S>> sum{};
+      for (int64_t panel = 0; panel < panels; ++panel) sum += load(p + panel * kLanes<S>);
+      w.sums[s][row] = sum_of_lanes<Compute<S>>(sum);
+    }
+  }
+}
+
+// Starts the partial sums of some panels from zero.
+template <class Phase, class S>
+void clear_statistics(const Rows<S>& w, int64_t panel_begin, int64_t panel_end) {
+  for (int64_t row = 0; row < Phase::kStatistics * w.rows(); ++row) {
+    Compute<S>* p = w.partials[0] + (row * w.partial_panels + panel_begin) * kLanes<S>;
+    std::fill_n(p, (panel_end - panel_begin) * kLanes<S>, Compute<S>{});
+  }
+}
+
+// Some panels of phase kIndex of a pass, at the step that `w` is at.
+template <class Pass, int kIndex, class Phase, class S>
+void run_phase(Rows<S>& w, const Weights<Phase, S>& weights, int64_t panel_begin, int64_t panel_end) {
+  const Recurrence& r = *w.recurrence;
+  const int64_t round = w.step * count_phases(typename Pass::Phases{}) + kIndex;
+  w.partials[0] = w.partial_buffers[round % 2];
+  w.partials[1] = w.partial_buffers[1 - round % 2];
+  if constexpr (kIndex > 0) {
+    reduce_statistics<decltype(phase_at<kIndex - 1>(typename Pass::Phases{}))>(w);
+  }
+  if (Phase::kStatistics > 0) clear_statistics<Phase>(w, panel_begin, panel_end);
+
+  const bool entering_multiplied = multiplies_entering<Pass, Phase>(r);
+  // Panels outermost: a panel stays in cache while all rows pass by it. Every other step takes them in reverse,
+  // so that what is left in cache of a matrix larger than it is what comes next.
+  for (int64_t i = panel_begin; i < panel_end; ++i) {
+    const int64_t panel = w.step % 2 ? panel_begin + panel_end - 1 - i : i;
+    const auto tiles = [&](int64_t first, int64_t last, bool multiplied) {
+      const int64_t count = ceil_div(last - first, weights.rows_at_once());
+      for (int64_t n = 0; n < count; ++n) {  // of even height, rather than a thin one at the end
+        tile<Phase>(w, weights, panel, first + (last - first) * n / count,
+                    first + (last - first) * (n + 1) / count, multiplied);
+      }
+    };
+    tiles(w.row_begin, w.entering, Phase::kColumns > 0);
+    tiles(w.entering, w.end, entering_multiplied);
+  }
+}
+
+// Places `w` at a step, counted in order of processing.
+template <class Pass, class S>
+void go_to_step(Rows<S>& w, int64_t step) {
+  const Recurrence& r = *w.recurrence;
+  const bool descending = r.reversed(w.group) != Pass::kBackward;
+  const auto active_end = [&](int64_t t) { return std::clamp(r.active(t), w.row_begin, w.row_end); };
+  const int64_t t = descending ? r.T - 1 - step : step;
+  const int64_t before = descending ? t + 1 : t - 1, after = descending ? t - 1 : t + 1;
+  const bool first = step == 0, last = step == r.T - 1;
+
+  w.step = step;
+  w.end = active_end(t);
+  w.entering = first ? w.row_begin : std::min(w.end, active_end(before));
+  w.leaving = last ? w.row_begin : std::min(w.end, active_end(after));
+  for (int s = 0; s < w.streams; ++s) {
+    const Stream& stream = r.streams[s];
+    S* data = static_cast<S*>(stream.data);
+    w.now[s] = data ? data + r.position(stream, w.group, t) : nullptr;
+    w.before[s] = data && !first ? data + r.position(stream, w.group, before) : nullptr;
+    w.after[s] = data && !last ? data + r.position(stream, w.group, after) : nullptr;
+  }
+  for (int i = 0; i < static_cast<int>(std::size(Pass::kOperands)); ++i) {
+    w.operands[i][0] = w.buffers[i][step % 2];
+    w.operands[i][1] = w.buffers[i][1 - step % 2];
+  }
+}
+
+// Rows begin .. end-1 before their first step: initial values where the matrices look for them, carried
+// values zero. A row keeps them until it enters, so both buffers of an operand hold them.
+template <class Pass, class S>
+void prepare_rows(const Rows<S>& w, int64_t begin, int64_t end) {
+  using C = Compute<S>;
+  const Recurrence& r = *w.recurrence;
+  for (int c = 0; c < Pass::kCarries; ++c) {
+    C* carries = w.carries[c] - w.row_begin * w.carry_stride;
+    std::fill(carries + begin * w.carry_stride, carries + end * w.carry_stride, C{});
+  }
+  int i = 0;
+  for (const Operand& operand : Pass::kOperands) {
+    const int64_t width = operand.parts * r.units[operand.units];
+    const End* initial = initial_of(r, operand);
+    for (int64_t row = begin; initial && row < end; ++row) {
+      const S* from = static_cast<const S*>(initial->data) + w.group * initial->group + row * initial->row;
+      for (C* buffer : w.buffers[i]) {
+        C* to = buffer + (row - w.row_begin) * w.operand_stride[i];
+        for (int64_t j = 0; j < width; ++j) to[j] = to_float(from[j]);
+      }
+    }
+    ++i;
+  }
+}
+
+}  // namespace rnnfast

@@ -1,0 +1,236 @@
+// Sharing a pass out among workers. The rows of the batch, of all groups, are cut into shares; the workers that
+// have a share in common, its crew, own units each.
+//
+//   batch-split   crews of one: a worker takes its rows through all steps and waits for nobody
+//   unit-split    larger crews: each worker's part of the matrix stays in its own cache, and the crew waits
+//                 for one another at each phase of each step
+#pragma once
+
+#include <array>
+#include <deque>
+#include <vector>
+
+#include "arena.h"
+#include "phase.h"
+#include "team.h"
+
+namespace rnnfast {
+
+// Rows of a buffer are padded so that neighbouring rows do not fall on the same cache sets.
+template <class S>
+int64_t padded(int64_t width) {
+  constexpr int VL = kLanes<S>;
+  const int64_t whole = ceil_div(width, VL) * VL;
+  return whole * sizeof(Compute<S>) % 512 == 0 ? whole + Arena::kAlignment / sizeof(Compute<S>) : whole;
+}
+
+// Cuts all rows of all groups into `shares` runs of about the same number of valid steps: returns the first row
+// of each, counting g * B + b, and the end.
+inline std::vector<int64_t> share_rows(const Recurrence& r, int shares) {
+  std::vector<int64_t> lengths(r.B, r.T);
+  if (r.counts) {
+    for (int64_t b = 0, t = r.T; b < r.B; ++b) {
+      while (t > 0 && r.counts[t - 1] <= b) --t;
+      lengths[b] = t;
+    }
+  }
+  int64_t total = 0, passed = 0;
+  for (const int64_t length : lengths) total += length * r.G;
+  std::vector<int64_t> first(1, 0);
+  for (int64_t row = 0; row < r.G * r.B; ++row) {
+    while (static_cast<int>(first.size()) < shares &&
+           passed * shares >= total * static_cast<int64_t>(first.size()))
+      first.push_back(row);
+    passed += lengths[row % r.B];
+  }
+  first.resize(shares + 1, r.G * r.B);
+  return first;
+}
+
+template <class Pass, class S>
+class Split {
+  using C = Compute<S>;
+  using Phases = typename Pass::Phases;
+  static constexpr int kPhases = count_phases(Phases{});
+  static_assert(sizeof(S) <= sizeof(C));
+  static_assert(std::size(Pass::kOperands) <= kMaxOperands && Pass::kCarries <= kMaxCarries);
+
+ public:
+  // workers: a multiple of `crew`. in_place: matrices are read as they lie, where their phase can.
+  Split(const Recurrence& r, int workers, int crew, bool in_place)
+      : r_(r), workers_(workers), crew_(crew), in_place_(in_place), shares_(workers / crew) {
+    const std::vector<int64_t> first = share_rows(r, workers / crew);
+    // A share may reach over several groups; each piece has its own buffers.
+    for (size_t share = 0; share < shares_.size(); ++share) {
+      for (int64_t row = first[share]; row < first[share + 1];) {
+        const int64_t g = row / r.B, end = std::min(first[share + 1], (g + 1) * r.B);
+        Rows<S> rows{};
+        rows.recurrence = &r, rows.group = g, rows.row_begin = row - g * r.B, rows.row_end = end - g * r.B;
+        rows.step = -1;
+        for (int s = 0; s < kMaxStreams; ++s)
+          if (r.streams[s].data) rows.streams = s + 1;
+        shares_[share].emplace_back(rows, crew);
+        row = end;
+      }
+    }
+  }
+
+  void run() {
+    Arena& arena = Arena::of_this_thread();
+    lay_out(static_cast<char*>(arena.get(lay_out(nullptr))));
+    Crew packing(workers_);
+    const bool packs = packs_;
+    parallel(workers_, [&](int worker) {
+      if (packs) packing.run(worker, 1, [&](int64_t, int of) { pack(of); });
+      const int shares = static_cast<int>(shares_.size());
+      for (int i = 0; i < shares; ++i) {  // its own, then what nobody has begun
+        for (Piece& piece : shares_[(worker / crew_ + i) % shares])
+          if (i == 0 || !piece.crew.begun()) run_piece(piece, worker);
+      }
+    });
+    arena.trim();
+  }
+
+ private:
+  // Rows of one group, and those who work on them.
+  struct Piece {
+    Piece(const Rows<S>& some_rows, int crew_size) : rows(some_rows), crew(crew_size) {}
+    Rows<S> rows;
+    Crew crew;
+    C* sums = nullptr;  // of each worker: kStatistics rows
+  };
+
+  // Part i of n of a range.
+  static int64_t part(int64_t size, int i, int n) { return size * i / n; }
+
+  // A single step from nothing multiplies no matrix.
+  template <class Phase>
+  bool multiplies() const {
+    return Phase::kColumns > 0 && (r_.T > 1 || multiplies_entering<Pass, Phase>(r_));
+  }
+
+  // Places everything in a block of memory; with no block, only adds up how much it takes.
+  size_t lay_out(char* block) {
+    Carver<S> weights(reinterpret_cast<S*>(block));
+    for_each_phase(Phases{}, [&](auto phase, int i) {
+      using Phase = decltype(phase);
+      group_size_[i] = multiplies<Phase>() ? Weights<Phase, S>::packed_size(r_, in_place_) : 0;
+      packed_[i] = weights.take(group_size_[i] * r_.G);
+    });
+    packs_ = weights.taken() > 0;
+    const size_t bytes = weights.taken() * sizeof(S);
+    Carver<C> buffers(block ? reinterpret_cast<C*>(block + bytes) : nullptr);
+    for (auto& share : shares_)
+      for (Piece& piece : share) carve(piece, buffers);
+    return bytes + buffers.taken() * sizeof(C);
+  }
+
+  void carve(Piece& piece, Carver<C>& carver) {
+    Rows<S>& w = piece.rows;
+    const int64_t rows = w.rows();
+    int i = 0;
+    for (const Operand& operand : Pass::kOperands) {
+      w.operand_stride[i] = padded<S>(operand.parts * r_.units[operand.units]);
+      for (auto& buffer : w.buffers[i]) buffer = carver.take(rows * w.operand_stride[i]);
+      ++i;
+    }
+    w.carry_stride = padded<S>(*std::max_element(r_.units, r_.units + kMaxUnitSets));
+    for (int c = 0; c < Pass::kCarries; ++c) w.carries[c] = carver.take(rows * w.carry_stride);
+
+    int statistics = 0;
+    for_each_phase(Phases{}, [&](auto phase, int) {
+      using Phase = decltype(phase);
+      if (Phase::kStatistics == 0) return;
+      statistics = std::max(statistics, Phase::kStatistics);
+      w.partial_panels = std::max(w.partial_panels, Panels<Phase, S>::count(r_.units[Phase::kUnits]));
+    });
+    for (auto& partials : w.partial_buffers)
+      partials = carver.take(statistics * rows * w.partial_panels * kLanes<S>);
+    piece.sums = carver.take(workers_ * statistics * rows);
+    for (int s = 0; s < statistics; ++s) w.sums[s] = piece.sums + s * rows;
+    sums_per_worker_ = statistics;
+  }
+
+  template <class Phase>
+  Weights<Phase, S> weights(int phase, int64_t g) const {
+    return Weights<Phase, S>(r_, g, packed_[phase] + g * group_size_[phase], in_place_);
+  }
+
+  // Packs what falls to a worker: of the panels that its place in the crew owns, its share's part.
+  void pack(int worker) const {
+    const int shares = static_cast<int>(shares_.size()), member = worker % crew_;
+    int64_t index = 0;
+    for_each_phase(Phases{}, [&](auto phase, int i) {
+      using Phase = decltype(phase);
+      if (!multiplies<Phase>()) return;
+      const int64_t panels = Panels<Phase, S>::count(r_.units[Phase::kUnits]);
+      for (int64_t g = 0; g < r_.G; ++g) {
+        for (int64_t p = part(panels, member, crew_); p < part(panels, member + 1, crew_); ++p)
+          if (index++ % shares == worker / crew_) weights<Phase>(i, g).pack(p);
+      }
+    });
+  }
+
+  // Takes part in all steps of a piece.
+  void run_piece(Piece& piece, int worker) const {
+    Rows<S> w = piece.rows;
+    for (auto& sums : w.sums)
+      if (sums) sums += worker * sums_per_worker_ * w.rows();
+
+    if (crew_ == 1) {
+      piece.crew.run(0, 1, [&](int64_t, int) {
+        prepare_rows<Pass>(w, w.row_begin, w.row_end);
+        for (int64_t step = 0; step < r_.T; ++step) {
+          go_to_step<Pass>(w, step);
+          run_phases(w, 0, kPhases, 0);
+        }
+      });
+      return;
+    }
+    piece.crew.run(worker % crew_, 1 + r_.T * kPhases, [&](int64_t round, int share) {
+      if (round == 0) {
+        const auto row = [&](int i) { return w.row_begin + part(w.rows(), i, crew_); };
+        return prepare_rows<Pass>(w, row(share), row(share + 1));
+      }
+      const int64_t step = (round - 1) / kPhases;
+      if (w.step != step) go_to_step<Pass>(w, step);
+      const int phase = static_cast<int>((round - 1) % kPhases);
+      run_phases(w, phase, phase + 1, share);
+    });
+  }
+
+  // A share of phases begin .. end-1 of a step.
+  void run_phases(Rows<S>& w, int begin, int end, int share) const {
+    run_phases(w, begin, end, share, std::make_integer_sequence<int, kPhases>{});
+  }
+
+  template <int... kIndex>
+  void run_phases(Rows<S>& w, int begin, int end, int share, std::integer_sequence<int, kIndex...>) const {
+    const auto run_one = [&](auto phase, auto index) {
+      using Phase = decltype(phase);
+      constexpr int i = decltype(index)::value;
+      if (i < begin || i >= end) return;
+      const int64_t panels = Panels<Phase, S>::count(r_.units[Phase::kUnits]);
+      run_phase<Pass, i>(w, weights<Phase>(i, w.group), part(panels, share, crew_),
+                         part(panels, share + 1, crew_));
+    };
+    (run_one(phase_at<kIndex>(Phases{}), std::integral_constant<int, kIndex>{}), ...);
+  }
+
+  const Recurrence& r_;
+  const int workers_, crew_;
+  const bool in_place_;
+  std::vector<std::deque<Piece>> shares_;
+  std::array<S*, kPhases> packed_{};
+  std::array<int64_t, kPhases> group_size_{};
+  bool packs_ = false;
+  int sums_per_worker_ = 0;
+};
+
+// The register tile of a pass: that of its first phase.
+template <class S, class First, class... Rest>
+Tile tile_of(PhaseList<First, Rest...>) {
+  return Panels<First, S>::kTile;
+}
+
+}  // namespace rnnfast
