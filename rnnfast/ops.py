@@ -43,37 +43,33 @@ def elman(
     """
     args = (input, w_ih, w_hh, b_ih, b_hh, h0, nonlinearity, direction, batch_first, batch_sizes)
     if not _library.serves(input.device, input.dtype) or _transformed():
-        y, h_n = _layer(reference.elman, F.linear, *args)
-    elif torch.is_grad_enabled() and _any_requires_grad(*args[:6]):
+        return _reference(*args)
+    if torch.is_grad_enabled() and _any_requires_grad(*args[:6]):
         return _apply(_Elman, *args)
-    else:
-        y, h_n = _layer(torch.ops.rnnfast.elman, gemm.linear, *args)
-    return (y if w_ih is None else y.flatten(-2)), h_n
+    return _forward(*args)
 
 
-def _layer(
-    recurrence: Callable[..., tuple[Tensor, Tensor]],
-    linear: Callable[[Tensor, Tensor], Tensor],
-    input: Tensor,
-    w_ih: Tensor | None,
-    w_hh: Tensor,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
-    h0: Tensor | None,
-    *options: Any,
+def _forward(input: Tensor, w_ih: Tensor | None, *args: Any) -> tuple[Tensor, Tensor]:
+    """By the operators."""
+    if w_ih is not None:
+        return _op_layer(input, w_ih, *args, onednn_from=gemm.onednn_from())
+    w_hh, b_ih, b_hh, *rest = args
+    return _op(input, w_hh, joint_bias(b_ih, b_hh), *rest)
+
+
+def _reference(
+    input: Tensor, w_ih: Tensor | None, w_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None, *args: Any
 ) -> tuple[Tensor, Tensor]:
-    """Projection and recurrence, of the kinds given. Returns y, (T, B, G, H) and so on, and h_n."""
+    """In plain torch."""
     w_hh = _with_groups(w_hh)
     G, K, _ = w_hh.shape
     bias = joint_bias(b_ih, b_hh)
     if bias is not None:
         bias = bias.view(G, K)
     if w_ih is None:
-        gates = input
-    else:
-        gates = linear(input, w_ih)
-        gates = gates.unsqueeze(-2) if G == 1 else gates.unflatten(-1, (G, K))
-    return recurrence(gates, w_hh, bias, h0, *options)
+        return reference.elman(input, w_hh, bias, *args)
+    y, h_n = reference.elman(F.linear(input, w_ih).unflatten(-1, (G, K)), w_hh, bias, *args)
+    return y.flatten(-2), h_n
 
 
 def joint_bias(b_ih: Tensor | None, b_hh: Tensor | None) -> Tensor | None:
@@ -123,53 +119,76 @@ def _apply_outside_graph(function: type[Function], *args: Any) -> Any:
 class _Elman(Function):
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, Tensor]:
-        y, h_n = _layer(torch.ops.rnnfast.elman, gemm.linear, *args)
-        if args[1] is None:
-            return y, h_n
-        # A plain view would forbid changing the output in place; y itself is not seen by anybody.
-        return torch.ops.aten._unsafe_view.default(y, (*y.shape[:-2], y.size(-2) * y.size(-1))), h_n
+        return _forward(*args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        input, w_ih, w_hh, b_ih, b_hh, h0, ctx.nonlinearity, ctx.direction, ctx.batch_first, batch_sizes = inputs
+        input, w_ih, w_hh, b_ih, b_hh, h0, *ctx.options, batch_sizes = inputs
         ctx.bias_shapes = [None if b is None else b.shape for b in (b_ih, b_hh)]
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(None if w_ih is None else input, w_ih, w_hh, h0, output[0], batch_sizes)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple[Tensor | None, ...]:
-        input, w_ih, w_hh_given, h0, y, batch_sizes = ctx.saved_tensors
-        gradients: list[Tensor | None] = [None] * 10
         if dy is None and dh_n is None:
-            return tuple(gradients)
-        w_hh = _with_groups(w_hh_given)
-        G, K, H = w_hh.shape
-        if w_ih is not None:
-            y = y.view(*y.shape[:-1], G, H)
-            dy = None if dy is None else dy.reshape(y.shape)
-        dgates = _bptt(dy, dh_n, y, w_hh, ctx.nonlinearity, ctx.direction, ctx.batch_first, batch_sizes)
-
-        layout = Layout(ctx.batch_first, batch_sizes)
-        needs_input, needs_w_ih, needs_w_hh, *needs_bias, needs_h0 = ctx.needs_input_grad[:6]
-        if w_ih is None:
-            gradients[0] = dgates if needs_input else None
+            return (None,) * 10
+        input, w_ih, w_hh, h0, y, batch_sizes = ctx.saved_tensors
+        options = (*ctx.options, batch_sizes)
+        needs = ctx.needs_input_grad
+        if w_ih is None or torch.is_grad_enabled() or _transformed() or _in_legacy_vmap(dy, dh_n):
+            gradients = _gradients(dy, dh_n, input, w_ih, w_hh, h0, y, *options, needs=needs)
         else:
-            rows = dgates.view(-1, G * K)
-            if needs_input:
-                gradients[0] = gemm.matmul(rows, w_ih).view(input.shape)
-            if needs_w_ih:
-                gradients[1] = rows.T @ input.reshape(-1, input.size(-1))
-        if needs_w_hh:
-            gradients[2] = recurrent_weight_gradient(dgates, y, h0, ctx.direction, layout).view(w_hh_given.shape)
-        if any(needs_bias):
-            dbias = dgates.sum(tuple(range(dgates.dim() - 2)))
-            for i, shape in enumerate(ctx.bias_shapes):
-                # Each parameter's gradient is a tensor of its own: later ones are added to it in place.
-                if needs_bias[i]:
-                    gradients[3 + i] = dbias.view(shape) if i == 0 else dbias.view(shape).clone()
-        if needs_h0:
-            gradients[5] = initial_state_gradient(dgates, w_hh, ctx.direction, layout)
-        return tuple(gradients)
+            wanted = needs[0] | needs[1] << 1 | needs[2] << 2 | (needs[3] or needs[4]) << 3 | needs[5] << 4
+            gradients = _op_layer_bptt(
+                dy, dh_n, input, w_ih, w_hh, h0, y, *options, wanted, onednn_from=gemm.onednn_from()
+            )
+        dx, dw_ih, dw_hh, dbias, dh0 = gradients
+        dbiases = [
+            dbias.view(shape) if needed else None
+            for shape, needed in zip(ctx.bias_shapes, needs[3:5], strict=True)
+        ]
+        if needs[3] and needs[4]:  # later gradients are added in place, so each parameter's is a tensor of its own
+            dbiases[1] = dbiases[1].clone()
+        each = (dx, dw_ih, dw_hh, *dbiases, dh0)
+        return (*(d if needed else None for d, needed in zip(each, needs, strict=False)), None, None, None, None)
+
+
+def _gradients(
+    dy: Tensor | None,
+    dh_n: Tensor | None,
+    input: Tensor | None,
+    w_ih: Tensor | None,
+    w_hh_given: Tensor,
+    h0: Tensor | None,
+    y: Tensor,
+    nonlinearity: str,
+    direction: int,
+    batch_first: bool,
+    batch_sizes: Tensor | None,
+    *,
+    needs: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:
+    """What the operator ``elman_layer_bptt`` returns, differentiable; without w_ih the first is dgates."""
+    w_hh = _with_groups(w_hh_given)
+    G, K, H = w_hh.shape
+    if w_ih is not None:
+        y = y.unflatten(-1, (G, H))
+        dy = None if dy is None else dy.unflatten(-1, (G, H))
+    dgates = _bptt(dy, dh_n, y, w_hh, nonlinearity, direction, batch_first, batch_sizes)
+    layout = Layout(batch_first, batch_sizes)
+    dx, dw_ih = dgates, None
+    if w_ih is not None and input is not None:
+        rows = dgates.reshape(-1, G * K)
+        dx = (rows @ w_ih).view(input.shape)
+        dw_ih = rows.T @ input.reshape(-1, input.size(-1)) if needs[1] else None
+    dw_hh = dbias = dh0 = None
+    if needs[2]:
+        dw_hh = recurrent_weight_gradient(dgates, y, h0, direction, layout).view(w_hh_given.shape)
+    if needs[3] or needs[4]:
+        dbias = dgates.sum(tuple(range(dgates.dim() - 2)))
+    if needs[5]:
+        dh0 = initial_state_gradient(dgates, w_hh, direction, layout)
+    return dx, dw_ih, dw_hh, dbias, dh0
 
 
 def _bptt(dy: Tensor | None, dh_n: Tensor | None, *args: Any) -> Tensor:
@@ -177,7 +196,7 @@ def _bptt(dy: Tensor | None, dh_n: Tensor | None, *args: Any) -> Tensor:
         return reference.elman_bptt(dy, dh_n, *args)
     if torch.is_grad_enabled():
         return _apply(_ElmanBPTT, dy, dh_n, *args)
-    return torch.ops.rnnfast.elman_bptt(dy, dh_n, *args)
+    return _op_bptt(dy, dh_n, *args)
 
 
 def initial_state_gradient(dgates: Tensor, w_hh: Tensor, direction: int, layout: Layout) -> Tensor:
@@ -212,7 +231,7 @@ class _ElmanBPTT(Function):
 
     @staticmethod
     def forward(*args: Any) -> Tensor:
-        return torch.ops.rnnfast.elman_bptt(*args)
+        return _op_bptt(*args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -237,6 +256,15 @@ class _ElmanBPTT(Function):
         return tuple(gradients)
 
 
+def _batch(rows: Tensor, h0: Tensor | None, batch_first: bool, batch_sizes: Tensor | None) -> Any:
+    """The number of rows of a batch, for fake kernels."""
+    if h0 is not None:
+        return h0.size(1)
+    if batch_sizes is not None:  # as many as the first step has, a value not known here
+        return torch.library.get_ctx().new_dynamic_size()
+    return rows.size(0 if batch_first else 1)
+
+
 def _register_fakes() -> None:
     @torch.library.register_fake("rnnfast::elman")
     def fake_elman(
@@ -250,18 +278,58 @@ def _register_fakes() -> None:
         batch_sizes: Tensor | None = None,
         **reserved: Any,
     ) -> tuple[Tensor, Tensor]:
-        if h0 is not None:
-            batch: Any = h0.size(1)
-        elif batch_sizes is not None:  # the batch is as large as the first step, a value not known here
-            batch = torch.library.get_ctx().new_dynamic_size()
-        else:
-            batch = gates.size(0 if batch_first else 1)
+        batch = _batch(gates, h0, batch_first, batch_sizes)
         return gates.new_empty(gates.shape), gates.new_empty((w_hh.size(0), batch, w_hh.size(-1)))
 
     @torch.library.register_fake("rnnfast::elman_bptt")
     def fake_elman_bptt(dy: Tensor | None, dh_n: Tensor | None, y: Tensor, *args: Any, **reserved: Any) -> Tensor:
         return y.new_empty(y.shape)
 
+    @torch.library.register_fake("rnnfast::elman_layer")
+    def fake_elman_layer(
+        input: Tensor,
+        w_ih: Tensor,
+        w_hh: Tensor,
+        b_ih: Tensor | None,
+        b_hh: Tensor | None,
+        h0: Tensor | None,
+        nonlinearity: str,
+        direction: int = 0,
+        batch_first: bool = False,
+        batch_sizes: Tensor | None = None,
+        *,
+        onednn_from: float | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        G = w_hh.size(0) if w_hh.dim() == 3 else 1
+        y = input.new_empty((*input.shape[:-1], w_ih.size(0)))
+        return y, input.new_empty((G, _batch(input, h0, batch_first, batch_sizes), w_hh.size(-1)))
+
+    @torch.library.register_fake("rnnfast::elman_layer_bptt")
+    def fake_elman_layer_bptt(
+        dy: Tensor | None,
+        dh_n: Tensor | None,
+        input: Tensor,
+        w_ih: Tensor,
+        w_hh: Tensor,
+        h0: Tensor | None,
+        y: Tensor,
+        nonlinearity: str,
+        direction: int,
+        batch_first: bool,
+        batch_sizes: Tensor | None,
+        needs: int,
+        *,
+        onednn_from: float | None = None,
+    ) -> tuple[Tensor, ...]:
+        G = w_hh.size(0) if w_hh.dim() == 3 else 1
+        h0_shape = (G, _batch(input, h0, batch_first, batch_sizes) if needs & 16 else 0, w_hh.size(-1))
+        shapes = (input.shape, w_ih.shape, w_hh.shape, (w_ih.size(0),), h0_shape)
+        return tuple(input.new_empty(shape if needs & 1 << i else (0,)) for i, shape in enumerate(shapes))
+
 
 if _library.ISA is not None:
+    _op = torch.ops.rnnfast.elman.default
+    _op_bptt = torch.ops.rnnfast.elman_bptt.default
+    _op_layer = torch.ops.rnnfast.elman_layer.default
+    _op_layer_bptt = torch.ops.rnnfast.elman_layer_bptt.default
     _register_fakes()

@@ -1,21 +1,12 @@
-// The operators on the CPU: check, plan, run.
-#if defined(__linux__)
-#include <sched.h>
-#endif
-
-#include <thread>
-
+// The operators on the CPU: check, lay out, run.
 #include "../cells/elman.h"
-#include "../plan.h"
-#include "kernels.h"
-#include "tensors.h"
-#include "vec.h"
+#include "layer.h"
+#include "running.h"
 
 namespace rnnfast {
 namespace {
 
-thread_local std::optional<Plan> last_plan_run;
-thread_local Wishes wishes;
+using OptionalTensor = std::optional<Tensor>;
 
 Cell cell_of(const std::string& nonlinearity) {
   require(nonlinearity == "tanh" || nonlinearity == "relu", "nonlinearity: got '", nonlinearity,
@@ -28,30 +19,12 @@ void refuse(const char* names, const Option&... options) {
   require(!(options.has_value() || ...), names, ": reserved, not supported by this version");
 }
 
-// Processors that this process may run on.
-int processors() {
-  static const int count = [] {
-#if defined(__linux__)
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
-#endif
-    return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  }();
-  return count;
-}
-
-void plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, bool initial) {
-  Problem problem;
-  problem.cell = cell, problem.pass = pass, problem.dtype = dtype, problem.isa = kIsa;
-  problem.T = r.T, problem.B = r.B, problem.H = r.units[0], problem.G = r.G, problem.initial = initial;
-  problem.threads = static_cast<int>(torch::stable::get_num_threads());
-  problem.processors = processors();
-  problem.wishes = wishes;
-  last_plan_run = run_elman(r, cell, pass, dtype, plan(problem));
+OptionalTensor dense_if_given(const OptionalTensor& t) {
+  return t ? OptionalTensor(with_dense_rows(*t)) : t;
 }
 
 // What a sequence without steps ends with: what it began with.
-void keep_initial(const std::optional<Tensor>& initial, Tensor& last) {
+void keep_initial(const OptionalTensor& initial, Tensor& last) {
   if (initial) {
     torch::stable::copy_(last, *initial);
   } else {
@@ -59,31 +32,22 @@ void keep_initial(const std::optional<Tensor>& initial, Tensor& last) {
   }
 }
 
-std::tuple<Tensor, Tensor> elman(const Tensor& gates, const Tensor& w_hh, const std::optional<Tensor>& bias,
-                                 const std::optional<Tensor>& h0, const std::string& nonlinearity,
-                                 int64_t direction, bool batch_first,
-                                 const std::optional<Tensor>& batch_sizes, const std::optional<Tensor>& reset,
-                                 const std::optional<int64_t>& seed,
-                                 const std::optional<std::string>& precision) {
+// Writes all states to y, which may be `gates` itself, and returns the last ones. The other tensors are
+// checked here.
+Tensor run_forward(const Layout& layout, const Tensor& gates, Tensor& y, const Tensor& w_hh,
+                   const OptionalTensor& bias, const OptionalTensor& h0, Cell cell) {
   using Places = Elman<Tanh>::Forward;
-  refuse("reset, seed, precision", reset, seed, precision);
-  const Cell cell = cell_of(nonlinearity);
-  const Layout layout(gates, "gates", direction, batch_first, batch_sizes);
   const int64_t H = gates.size(gates.dim() - 1);
   const Dtype dtype = dtype_of(gates, "gates");
   check("w_hh", w_hh, {layout.G, H, H}, gates);
   if (bias) check("bias", *bias, {layout.G, H}, gates);
   if (h0) check("h0", *h0, {layout.G, layout.B, H}, gates);
-
-  const Tensor x = with_dense_rows(gates), w = with_dense_rows(w_hh);
-  std::optional<Tensor> b, h;
-  if (bias) b = with_dense_rows(*bias);
-  if (h0) h = with_dense_rows(*h0);
-  Tensor y = empty_contiguous(layout.shape(H), gates);
+  const Tensor w = with_dense_rows(w_hh);
+  const OptionalTensor b = dense_if_given(bias), h = dense_if_given(h0);
   Tensor h_n = empty_contiguous({layout.G, layout.B, H}, gates);
 
   Recurrence r = layout.recurrence(H);
-  r.streams[Places::kGates] = layout.stream(x);
+  r.streams[Places::kGates] = layout.stream(gates);
   r.streams[Places::kY] = layout.stream(y);
   r.matrices[0] = matrix_of(w);
   if (b) r.vectors[Places::kBias] = {b->data_ptr(), b->stride(0)};
@@ -91,28 +55,20 @@ std::tuple<Tensor, Tensor> elman(const Tensor& gates, const Tensor& w_hh, const 
   r.ends[Places::kHN] = end_of(h_n);
   plan_and_run(r, cell, Pass::forward, dtype, h.has_value());
   if (r.T == 0) keep_initial(h, h_n);
-  return {y, h_n};
+  return h_n;
 }
 
-Tensor elman_bptt(const std::optional<Tensor>& dy, const std::optional<Tensor>& dh_n, const Tensor& y,
-                  const Tensor& w_hh, const std::string& nonlinearity, int64_t direction, bool batch_first,
-                  const std::optional<Tensor>& batch_sizes, const std::optional<Tensor>& reset,
-                  const std::optional<int64_t>& seed, const std::optional<double>& clip,
-                  const std::optional<Tensor>& norms, const std::optional<std::string>& precision) {
+// Returns dgates. All tensors are checked here.
+Tensor run_bptt(const Layout& layout, const OptionalTensor& dy, const OptionalTensor& dh_n, const Tensor& y,
+                const Tensor& w_hh, Cell cell) {
   using Places = Elman<Tanh>::Adjoint;
-  refuse("reset, seed, clip, norms, precision", reset, seed, clip, norms, precision);
-  const Cell cell = cell_of(nonlinearity);
-  const Layout layout(y, "y", direction, batch_first, batch_sizes);
   const int64_t H = y.size(y.dim() - 1);
   const Dtype dtype = dtype_of(y, "y");
   check("w_hh", w_hh, {layout.G, H, H}, y);
   if (dy) check("dy", *dy, layout.shape(H), y);
   if (dh_n) check("dh_n", *dh_n, {layout.G, layout.B, H}, y);
-
   const Tensor h = with_dense_rows(y), w = with_dense_rows(w_hh);
-  std::optional<Tensor> d, d_n;
-  if (dy) d = with_dense_rows(*dy);
-  if (dh_n) d_n = with_dense_rows(*dh_n);
+  const OptionalTensor d = dense_if_given(dy), d_n = dense_if_given(dh_n);
   Tensor dgates = empty_contiguous(layout.shape(H), y);
 
   Recurrence r = layout.recurrence(H);
@@ -125,19 +81,59 @@ Tensor elman_bptt(const std::optional<Tensor>& dy, const std::optional<Tensor>& 
   return dgates;
 }
 
-void wish_plan(const std::optional<std::string>& schedule, const std::optional<std::string>& weights,
-               const std::optional<int64_t>& workers) {
-  Wishes w;
-  if (schedule) w.schedule = schedule_from_name(*schedule);
-  if (weights) w.weights = weights_from_name(*weights);
-  if (workers) {
-    require(*workers > 0, "workers: got ", *workers, ", expected a positive number");
-    w.workers = static_cast<int>(std::min<int64_t>(*workers, 1 << 16));
-  }
-  wishes = w;
+std::tuple<Tensor, Tensor> elman(const Tensor& gates, const Tensor& w_hh, const OptionalTensor& bias,
+                                 const OptionalTensor& h0, const std::string& nonlinearity, int64_t direction,
+                                 bool batch_first, const OptionalTensor& batch_sizes,
+                                 const OptionalTensor& reset, const std::optional<int64_t>& seed,
+                                 const std::optional<std::string>& precision) {
+  refuse("reset, seed, precision", reset, seed, precision);
+  const Layout layout(gates, "gates", direction, batch_first, batch_sizes);
+  Tensor y = empty_contiguous(layout.shape(gates.size(gates.dim() - 1)), gates);
+  const Tensor h_n =
+      run_forward(layout, with_dense_rows(gates), y, w_hh, bias, h0, cell_of(nonlinearity));
+  return {y, h_n};
 }
 
-std::string last_plan() { return last_plan_run ? describe(*last_plan_run) : ""; }
+Tensor elman_bptt(const OptionalTensor& dy, const OptionalTensor& dh_n, const Tensor& y, const Tensor& w_hh,
+                  const std::string& nonlinearity, int64_t direction, bool batch_first,
+                  const OptionalTensor& batch_sizes, const OptionalTensor& reset,
+                  const std::optional<int64_t>& seed, const std::optional<double>& clip,
+                  const OptionalTensor& norms, const std::optional<std::string>& precision) {
+  refuse("reset, seed, clip, norms, precision", reset, seed, clip, norms, precision);
+  const Layout layout(y, "y", direction, batch_first, batch_sizes);
+  return run_bptt(layout, dy, dh_n, y, w_hh, cell_of(nonlinearity));
+}
+
+std::tuple<Tensor, Tensor> elman_layer(const Tensor& input, const Tensor& w_ih, const Tensor& w_hh_given,
+                                       const OptionalTensor& b_ih, const OptionalTensor& b_hh,
+                                       const OptionalTensor& h0, const std::string& nonlinearity,
+                                       int64_t direction, bool batch_first, const OptionalTensor& batch_sizes,
+                                       const std::optional<double>& onednn_from) {
+  const Tensor w_hh = with_groups(w_hh_given);
+  const int64_t G = w_hh.size(0), H = w_hh.size(1);
+  const OptionalTensor bias = joint_bias(b_ih, b_hh, G, H);
+  Tensor gates = project(input, w_ih, G, onednn_from);
+  const Layout layout(gates, "input", direction, batch_first, batch_sizes);
+  // The gates are used once: the states take their place.
+  const Tensor h_n = run_forward(layout, gates, gates, w_hh, bias, h0, cell_of(nonlinearity));
+  return {groups_joined(gates), h_n};
+}
+
+// Gradients that are not needed are empty.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elman_layer_bptt(
+    const OptionalTensor& dy, const OptionalTensor& dh_n, const Tensor& input, const Tensor& w_ih,
+    const Tensor& w_hh_given, const OptionalTensor& h0, const Tensor& y, const std::string& nonlinearity,
+    int64_t direction, bool batch_first, const OptionalTensor& batch_sizes, int64_t needs, const std::optional<double>& onednn_from) {
+  const Tensor w_hh = with_groups(w_hh_given);
+  const int64_t G = w_hh.size(0);
+  const Tensor states = groups_split(y, G);
+  const OptionalTensor d = dy ? OptionalTensor(groups_split(with_dense_rows(*dy), G)) : std::nullopt;
+  const Layout layout(states, "y", direction, batch_first, batch_sizes);
+  const Tensor dgates = run_bptt(layout, d, dh_n, states, w_hh, cell_of(nonlinearity));
+  const LayerGradients of(layout, dgates, needs);
+  return {of.input(input, w_ih, onednn_from), of.w_ih(input), of.w_hh(states, h0, w_hh_given), of.bias(),
+          of.h0(w_hh)};
+}
 
 }  // namespace
 }  // namespace rnnfast
@@ -145,9 +141,6 @@ std::string last_plan() { return last_plan_run ? describe(*last_plan_run) : ""; 
 STABLE_TORCH_LIBRARY_IMPL(rnnfast, CPU, m) {
   m.impl("elman", TORCH_BOX(&rnnfast::elman));
   m.impl("elman_bptt", TORCH_BOX(&rnnfast::elman_bptt));
-}
-
-STABLE_TORCH_LIBRARY_IMPL(rnnfast, CompositeExplicitAutograd, m) {
-  m.impl("last_plan", TORCH_BOX(&rnnfast::last_plan));
-  m.impl("wish_plan", TORCH_BOX(&rnnfast::wish_plan));
+  m.impl("elman_layer", TORCH_BOX(&rnnfast::elman_layer));
+  m.impl("elman_layer_bptt", TORCH_BOX(&rnnfast::elman_layer_bptt));
 }

@@ -1,4 +1,4 @@
-// From torch's tensors to the plain structs of recurrence.h, checked.
+// torch's tensors: checked, viewed, allocated, and as the plain structs of recurrence.h.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -72,10 +72,25 @@ inline Tensor with_dense_rows(const Tensor& t) {
   return t.size(last) <= 1 || t.stride(last) == 1 ? t : torch::stable::contiguous(t);
 }
 
-inline Tensor empty_contiguous(const Shape& shape, const Tensor& like) {
+// The elements of `t` that lie at these strides, from so many after its first.
+inline Tensor view_of(const Tensor& t, const Shape& sizes, const Shape& strides, int64_t offset = 0) {
+  AtenTensorHandle handle = nullptr;
+  const bool done =
+      aoti_torch__reinterpret_tensor(t.get(), static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
+                                     offset, &handle) == AOTI_TORCH_SUCCESS;
+  require(done, "cannot view a tensor as ", to_string(sizes));
+  return Tensor(handle);
+}
+
+inline Shape contiguous_strides(const Shape& shape) {
   Shape strides(shape.size());
   int64_t stride = 1;
   for (size_t i = shape.size(); i-- > 0;) strides[i] = stride, stride *= shape[i] > 0 ? shape[i] : 1;
+  return strides;
+}
+
+inline Tensor empty_contiguous(const Shape& shape, const Tensor& like) {
+  const Shape strides = contiguous_strides(shape);
   int32_t dtype = 0;
   AtenTensorHandle handle = nullptr;
   const bool done =
@@ -85,80 +100,6 @@ inline Tensor empty_contiguous(const Shape& shape, const Tensor& like) {
   require(done, "cannot allocate a tensor of shape ", to_string(shape));
   return Tensor(handle);
 }
-
-// How the rows of a sequence batch lie in memory, read off one array of it.
-class Layout {
- public:
-  Layout(const Tensor& rows, const char* name, int64_t direction, bool batch_first,
-         const std::optional<Tensor>& batch_sizes)
-      : packed_(batch_sizes.has_value()), batch_first_(batch_first) {
-    require(direction >= 0 && direction <= 2, "direction: got ", direction,
-            ", expected 0 (forward), 1 (reverse) or 2 (odd groups reverse)");
-    direction_ = static_cast<Direction>(direction);
-    const int64_t dims = packed_ ? 3 : 4;
-    require(rows.dim() == dims, name, ": got ", rows.dim(), " dimensions, expected ", dims,
-            packed_       ? " (N, G, K)"
-            : batch_first ? " (B, T, G, K)"
-                          : " (T, B, G, K)");
-    require(rows.is_cpu(), name, ": got a tensor on another device, expected one on the CPU");
-    G = rows.size(dims - 2);
-    if (packed_) {
-      read_batch_sizes(*batch_sizes, rows.size(0));
-    } else {
-      T = rows.size(batch_first ? 1 : 0), B = rows.size(batch_first ? 0 : 1);
-    }
-  }
-
-  Shape shape(int64_t width) const {
-    if (packed_) return {rows_, G, width};
-    return batch_first_ ? Shape{B, T, G, width} : Shape{T, B, G, width};
-  }
-
-  Stream stream(const Tensor& t) const {
-    Stream s;
-    s.data = t.data_ptr();
-    s.group = t.stride(packed_ ? 1 : 2);
-    s.row = t.stride(packed_ || batch_first_ ? 0 : 1);
-    s.step = packed_ ? 0 : t.stride(batch_first_ ? 1 : 0);
-    return s;
-  }
-
-  // A recurrence over these rows that has no arrays yet. It points into this object.
-  Recurrence recurrence(int64_t H) const {
-    Recurrence r;
-    r.T = T, r.B = B, r.G = G, r.units[0] = H, r.direction = direction_;
-    if (packed_) r.counts = counts_.data(), r.offsets = offsets_.data();
-    return r;
-  }
-
-  int64_t T = 0, B = 0, G = 0;
-
- private:
-  void read_batch_sizes(const Tensor& batch_sizes, int64_t rows) {
-    require(batch_sizes.dim() == 1 && batch_sizes.is_cpu() &&
-                batch_sizes.scalar_type() == torch::headeronly::ScalarType::Long,
-            "batch_sizes: expected a 1-D int64 tensor on the CPU");
-    const Tensor dense = with_dense_rows(batch_sizes);
-    const int64_t* sizes = static_cast<const int64_t*>(dense.data_ptr());
-    T = dense.size(0);
-    counts_.assign(sizes, sizes + T);
-    offsets_.resize(T);
-    for (int64_t t = 0; t < T; ++t) {
-      require(counts_[t] > 0 && (t == 0 || counts_[t] <= counts_[t - 1]), "batch_sizes: got ", counts_[t],
-              " at step ", t, ", expected positive numbers that do not grow");
-      offsets_[t] = rows_;
-      rows_ += counts_[t];
-    }
-    require(rows_ == rows, "batch_sizes: got a sum of ", rows_, ", expected the number of packed rows, ",
-            rows);
-    B = T > 0 ? counts_[0] : 0;
-  }
-
-  bool packed_, batch_first_;
-  Direction direction_ = Direction::forward;
-  int64_t rows_ = 0;
-  std::vector<int64_t> counts_, offsets_;
-};
 
 inline End end_of(const Tensor& t) { return {t.data_ptr(), t.stride(0), t.stride(1)}; }
 

@@ -1,6 +1,6 @@
 // Cells that exist only to prove the seam of csrc/cells/cell.h: one with two matrix phases, one whose units
-// are normalised over the row. Both run through the shipped schedule, which knows neither.
-#include "cpu/batch_split.h"
+// are normalised over the row. Both run through the shipped schedules, which know neither.
+#include "cpu/split.h"
 
 namespace rnnfast {
 
@@ -144,7 +144,8 @@ extern "C" __attribute__((visibility("default"))) void run_test_cell(
     int cell, int backward, int64_t T, int64_t B, int64_t G, const int64_t* units, int direction,
     const int64_t* counts, const int64_t* offsets, int streams, double* const* stream_data,
     const int64_t* widths, int ends, double* const* end_data, int64_t end_width,
-    const double* const* matrix_data, const int64_t* matrix_sizes, const double* vector, int workers) {
+    const double* const* matrix_data, const int64_t* matrix_sizes, const double* vector, int workers, int crew,
+    int in_place) {
   Recurrence r;
   r.T = T, r.B = B, r.G = G, r.direction = static_cast<Direction>(direction);
   r.counts = counts, r.offsets = offsets;
@@ -157,11 +158,10 @@ extern "C" __attribute__((visibility("default"))) void run_test_cell(
     r.matrices[i] = {matrix_data[i], rows * columns, columns, rows, columns};
   }
   if (vector) r.vectors[0] = {vector, units[0]};
+  const auto run = [&](auto pass) { Split<decltype(pass), double>(r, workers, crew, in_place).run(); };
   if (cell == 0) {
-    backward ? batch_split::run<Projected::Adjoint, double>(r, workers)
-             : batch_split::run<Projected::Forward, double>(r, workers);
+    backward ? run(Projected::Adjoint{}) : run(Projected::Forward{});
   } else {
-    backward ? batch_split::run<Normalised::Adjoint, double>(r, workers)
-             : batch_split::run<Normalised::Forward, double>(r, workers);
+    backward ? run(Normalised::Adjoint{}) : run(Normalised::Forward{});
   }
 }

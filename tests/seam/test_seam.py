@@ -1,4 +1,4 @@
-"""Cells that the package does not ship run through its schedule, forward and adjoint."""
+"""Cells that the package does not ship run through its schedules, forward and adjoint."""
 
 import ctypes
 import os
@@ -47,7 +47,7 @@ def pointer(t):
     return None if t is None else ctypes.c_void_p(t.data_ptr())
 
 
-def run(library, cell, backward, sizes, streams, ends, matrices, vector, workers):
+def run(library, cell, backward, sizes, streams, ends, matrices, vector, split):
     T, B, G, units, direction, batch_sizes = sizes
     offsets = None if batch_sizes is None else batch_sizes.cumsum(0) - batch_sizes
     matrices = [*matrices, None][:2]
@@ -69,7 +69,7 @@ def run(library, cell, backward, sizes, streams, ends, matrices, vector, workers
         pointers(matrices),
         longs(matrix_sizes),
         pointer(vector),
-        workers,
+        *split,
     )
 
 
@@ -101,10 +101,10 @@ def randn(*shape):
 
 
 CASES = [
-    pytest.param(direction, packed, workers, id=f"direction {direction} packed {packed} workers {workers}")
+    pytest.param(direction, packed, split, id=f"direction {direction} packed {packed} split {split}")
     for direction in (0, 1, 2)
     for packed in (False, True)
-    for workers in (1, 3)
+    for split in ((1, 1, False), (3, 1, True), (2, 2, False), (3, 3, True), (4, 2, True))  # workers, crew, in place
 ]
 
 
@@ -119,9 +119,9 @@ def assert_same(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize(("direction", "packed", "workers"), CASES)
+@pytest.mark.parametrize(("direction", "packed", "split"), CASES)
 @pytest.mark.parametrize(("H", "P"), [(13, 6), (7, 21), (32, 16)])
-def test_two_matrix_phases(library, direction, packed, workers, H, P):
+def test_two_matrix_phases(library, direction, packed, split, H, P):
     sizes, rows = problem(direction, packed, H, P)
     _, B, G = sizes[:3]
     x, h0 = randn(*rows, H).requires_grad_(), randn(G, B, P).requires_grad_()
@@ -134,7 +134,7 @@ def test_two_matrix_phases(library, direction, packed, workers, H, P):
 
     (m, y), (h_n,) = unroll(step, x, (h0,), direction, sizes[-1])
     got_m, got_y, got_h_n = poison(*rows, H), poison(*rows, P), poison(G, B, P)
-    run(library, 0, 0, sizes, [x.detach(), got_m, got_y], [h0.detach(), got_h_n], [w, v], None, workers)
+    run(library, 0, 0, sizes, [x.detach(), got_m, got_y], [h0.detach(), got_h_n], [w, v], None, split)
     assert_same(got_m, m.detach())
     assert_same(got_y, y.detach())
     assert_same(got_h_n, h_n.detach())
@@ -142,13 +142,13 @@ def test_two_matrix_phases(library, direction, packed, workers, H, P):
     dy, dh_n = randn(*rows, P), randn(G, B, P)
     (dx,) = torch.autograd.grad([y, h_n], [x], [dy, dh_n])
     got_dh, got_dx = poison(*rows, P), poison(*rows, H)
-    run(library, 0, 1, sizes, [dy, got_m, got_dh, got_dx], [dh_n], [w, v], None, workers)
+    run(library, 0, 1, sizes, [dy, got_m, got_dh, got_dx], [dh_n], [w, v], None, split)
     assert_same(got_dx, dx)
 
 
-@pytest.mark.parametrize(("direction", "packed", "workers"), CASES)
+@pytest.mark.parametrize(("direction", "packed", "split"), CASES)
 @pytest.mark.parametrize("H", [3, 13, 32])
-def test_row_normalised(library, direction, packed, workers, H):
+def test_row_normalised(library, direction, packed, split, H):
     sizes, rows = problem(direction, packed, H, 0)
     _, B, G = sizes[:3]
     x, s0, h0 = (
@@ -167,13 +167,13 @@ def test_row_normalised(library, direction, packed, workers, H):
 
     (a, h, s), (_, s_n) = unroll(step, x, (h0, s0), direction, sizes[-1])
     got, got_s_n = [poison(*rows, H) for _ in range(3)], poison(G, B, H)
-    run(library, 1, 0, sizes, [x.detach(), *got], [s0.detach(), got_s_n], [w], gain, workers)
+    run(library, 1, 0, sizes, [x.detach(), *got], [s0.detach(), got_s_n], [w], gain, split)
     for actual, expected in zip((*got, got_s_n), (a, h, s, s_n), strict=True):
         assert_same(actual, expected.detach())
 
     ds, ds_n = randn(*rows, H), randn(G, B, H)
     dx, ds0 = torch.autograd.grad([s, s_n], [x, s0], [ds, ds_n])
     got_dx, got_ds0 = poison(*rows, H), poison(G, B, H)
-    run(library, 1, 1, sizes, [ds, *got, got_dx], [ds_n, s0.detach(), got_ds0], [w], gain, workers)
+    run(library, 1, 1, sizes, [ds, *got, got_dx], [ds_n, s0.detach(), got_ds0], [w], gain, split)
     assert_same(got_dx, dx)
     assert_same(got_ds0, ds0)

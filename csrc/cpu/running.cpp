@@ -1,0 +1,61 @@
+#include "running.h"
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+#include <thread>
+
+#include "tensors.h"
+#include "vec.h"
+
+namespace rnnfast {
+namespace {
+
+thread_local std::optional<Plan> last_plan_run;
+thread_local Wishes wishes;
+
+// Processors that this process may run on.
+int processors() {
+  static const int count = [] {
+#if defined(__linux__)
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+    return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  }();
+  return count;
+}
+
+void wish_plan(const std::optional<std::string>& schedule, const std::optional<std::string>& weights,
+               const std::optional<int64_t>& workers) {
+  Wishes w;
+  if (schedule) w.schedule = schedule_from_name(*schedule);
+  if (weights) w.weights = weights_from_name(*weights);
+  if (workers) {
+    require(*workers > 0, "workers: got ", *workers, ", expected a positive number");
+    w.workers = static_cast<int>(std::min<int64_t>(*workers, 1 << 16));
+  }
+  wishes = w;
+}
+
+std::string last_plan() { return last_plan_run ? describe(*last_plan_run) : ""; }
+
+}  // namespace
+
+void plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, bool initial) {
+  Problem problem;
+  problem.cell = cell, problem.pass = pass, problem.dtype = dtype, problem.isa = kIsa;
+  problem.T = r.T, problem.B = r.B, problem.H = r.units[0], problem.G = r.G, problem.initial = initial;
+  problem.threads = static_cast<int>(torch::stable::get_num_threads());
+  problem.processors = processors();
+  problem.wishes = wishes;
+  last_plan_run = run_elman(r, cell, pass, dtype, plan(problem));
+}
+
+}  // namespace rnnfast
+
+STABLE_TORCH_LIBRARY_IMPL(rnnfast, CompositeExplicitAutograd, m) {
+  m.impl("last_plan", TORCH_BOX(&rnnfast::last_plan));
+  m.impl("wish_plan", TORCH_BOX(&rnnfast::wish_plan));
+}
