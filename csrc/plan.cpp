@@ -14,16 +14,16 @@ int gates(Cell) { return 1; }
 int compute_bytes(Dtype dtype) { return dtype == Dtype::f64 ? 8 : 4; }
 int storage_bytes(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
 
-// What times are predicted from: one core, as measured on Zen 4. Only the ratios of times decide, so it serves
-// other machines too; `python -m pytest benchmarks/test_plans.py` says how well.
+// What times are predicted from: one core, as measured on Zen 4. Only the ratios of times decide, so it
+// serves other machines too; `python -m pytest benchmarks/test_plans.py` says how well.
 namespace core {
 constexpr double kHz = 3.3e9;
-constexpr double kFmaLatency = 4;  // cycles
-constexpr double kActivation = 28;  // cycles: a vector of units' arithmetic, loads and stores
-constexpr double kStep = 80;        // cycles: a step, whatever its size
-constexpr double kLaneSums = 48;    // cycles: adding up the lanes of a vector's worth of dot products
-constexpr double kRound = 0.25e-6;  // s: from the last share of a round to the next round
-constexpr double kTeam = 3e-6;      // s: starting and joining workers
+constexpr double kFmaLatency = 4;        // cycles
+constexpr double kActivation = 28;       // cycles: a vector of units' arithmetic, loads and stores
+constexpr double kStep = 80;             // cycles: a step, whatever its size
+constexpr double kLaneSums = 48;         // cycles: adding up the lanes of a vector's worth of dot products
+constexpr double kRound = 0.25e-6;       // s: from the last share of a round to the next round
+constexpr double kTeam = 3e-6;           // s: starting and joining workers
 constexpr double kL1 = 24e3, kL2 = 8e5;  // bytes that stay in cache from step to step
 constexpr double kL1Rate = 180e9, kL2Rate = 105e9, kL3Rate = 84e9;  // bytes/s
 constexpr double kTransposeRate = 12e9, kCopyRate = 30e9;           // bytes/s: packing
@@ -64,10 +64,10 @@ class Planner {
     plan.isa = name(p_.isa);
     plan.why = p_.wishes.schedule || p_.wishes.workers ? "as asked for"
                : best.crew > 1                         ? "workers own units, which stay in their caches"
-               : best.workers() == p_.threads          ? "a worker for each thread, which owns rows of the batch"
-               : best.workers() == rows_               ? "as many workers as rows of the batch"
-               : best.workers() == p_.processors       ? "as many workers as processors"
-                                                       : "too little work for more workers";
+               : best.workers() == p_.threads    ? "a worker for each thread, which owns rows of the batch"
+               : best.workers() == rows_         ? "as many workers as rows of the batch"
+               : best.workers() == p_.processors ? "as many workers as processors"
+                                                 : "too little work for more workers";
     return plan;
   }
 
@@ -75,9 +75,10 @@ class Planner {
   Choice choose() const {
     // Whatever the number of threads: in place, sums are formed in another order.
     Choice best;
-    best.weights = p_.wishes.weights.value_or(
-        seconds({1, 1, WeightLayout::in_place}) < seconds({1, 1, WeightLayout::packed}) ? WeightLayout::in_place
-                                                                                         : WeightLayout::packed);
+    best.weights = p_.wishes.weights.value_or(seconds({1, 1, WeightLayout::in_place}) <
+                                                      seconds({1, 1, WeightLayout::packed})
+                                                  ? WeightLayout::in_place
+                                                  : WeightLayout::packed);
     const Wishes& wishes = p_.wishes;
     const int most = std::max(1, wishes.workers.value_or(std::min(p_.threads, p_.processors)));
     const auto cost = [&](const Choice& c) {
@@ -112,14 +113,17 @@ class Planner {
     const double vectors = panels * tile_.vectors;  // of matrix columns
     const double groups = std::ceil(static_cast<double>(p_.G) / c.shares);
 
-    double cycles = panels * K * std::max(rows * tile_.vectors / core::fmas_per_cycle(p_.isa),
-                                          std::ceil(rows / tile_.rows) * core::kFmaLatency);
+    double cycles = panels * K *
+                    std::max(rows * tile_.vectors / core::fmas_per_cycle(p_.isa),
+                             std::ceil(rows / tile_.rows) * core::kFmaLatency);
     if (in_place && forward) {
       const double dots = std::ceil(K / lanes_) * lanes_ / core::fmas_per_cycle(p_.isa);
       cycles = vectors * rows * (dots + core::kLaneSums);
     }
     const double bytes = groups * vectors * lanes_ * K * storage_bytes(p_.dtype);
-    const double rate = bytes <= core::kL1 ? core::kL1Rate : bytes <= core::kL2 ? core::kL2Rate : core::kL3Rate;
+    const double rate = bytes <= core::kL1   ? core::kL1Rate
+                        : bytes <= core::kL2 ? core::kL2Rate
+                                             : core::kL3Rate;
     const double matrix = std::max(cycles / core::kHz, bytes / rate);
     const double pointwise = (rows * vectors / columns_ * core::kActivation + core::kStep) / core::kHz;
 
@@ -180,13 +184,13 @@ Isa isa_from_name(const std::string& name) {
 }
 
 Schedule schedule_from_name(const std::string& name) {
-  return from_name<Schedule>(
-      "schedule", name, {{"batch_split", Schedule::batch_split}, {"unit_split", Schedule::unit_split}});
+  return from_name<Schedule>("schedule", name,
+                             {{"batch_split", Schedule::batch_split}, {"unit_split", Schedule::unit_split}});
 }
 
 WeightLayout weights_from_name(const std::string& name) {
-  return from_name<WeightLayout>(
-      "weights", name, {{"packed", WeightLayout::packed}, {"in_place", WeightLayout::in_place}});
+  return from_name<WeightLayout>("weights", name,
+                                 {{"packed", WeightLayout::packed}, {"in_place", WeightLayout::in_place}});
 }
 
 }  // namespace rnnfast

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ._C import Plan
 
 FOLDER = Path(__file__).resolve().parent
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 HOW_TO_BUILD = (
     "Build it with `pip install --no-build-isolation -e .` in a checkout of rnnfast, or, if this is a source "
     "folder and rnnfast is installed elsewhere, start Python in another folder."
@@ -89,13 +89,14 @@ ISA = _load()
 _warned: set[tuple[str, torch.dtype]] = set()
 
 
-def serves(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a compiled kernel runs on `device` and `dtype`.
+def serves(input: torch.Tensor) -> bool:
+    """Whether a compiled kernel runs on a tensor's device and dtype.
 
     Where none does it warns, once for each pair, or raises NotImplementedError under ``RNNFAST_STRICT=1``.
     """
-    if ISA is not None and device.type in ("cpu", "meta") and dtype in DTYPES:
+    if ISA is not None and (input.is_cpu or input.is_meta) and input.dtype in DTYPES:
         return True
+    device, dtype = input.device, input.dtype
     message = (
         f"rnnfast: no compiled kernel for device '{device.type}' and dtype {dtype}; "
         "the recurrence runs in plain torch, step by step"

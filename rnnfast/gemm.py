@@ -1,4 +1,4 @@
-"""Which of torch's two matrix libraries multiplies an input's many rows; ``csrc/cpu/gemm.h`` says why there is a choice."""
+"""Which of torch's two matrix libraries multiplies an input's many rows; ``csrc/cpu/gemm.h`` says why."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ projection, so that a layer is a single node of the autograd graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -42,17 +41,41 @@ def elman(
         y, (T, B, G H) and so on like `input`, or (T, B, G, H) where `w_ih` is None; and h_n, (G, B, H).
     """
     args = (input, w_ih, w_hh, b_ih, b_hh, h0, nonlinearity, direction, batch_first, batch_sizes)
-    if not _library.serves(input.device, input.dtype) or _transformed():
+    if not _library.serves(input) or _transformed():
         return _reference(*args)
-    if torch.is_grad_enabled() and _any_requires_grad(*args[:6]):
+    if torch.is_grad_enabled() and (w_hh.requires_grad or _any_requires_grad(input, w_ih, b_ih, b_hh, h0)):
         return _apply(_Elman, *args)
     return _forward(*args)
+
+
+def elman_cell(
+    input: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    h: Tensor,
+    nonlinearity: str,
+) -> Tensor:
+    """One step of an Elman recurrence, differentiable: (B, I) and (B, H) to (B, H).
+
+    Where a gradient may be asked for it is torch's own operator, whose derivatives no Python slows.
+    """
+    args = (input, w_ih, w_hh, b_ih, b_hh, h)
+    if (
+        (torch.is_grad_enabled() and (w_hh.requires_grad or _any_requires_grad(*args)))
+        or not _library.serves(input)
+        or _transformed()
+    ):
+        step = torch._VF.rnn_tanh_cell if nonlinearity == "tanh" else torch._VF.rnn_relu_cell
+        return step(input, h, w_ih, w_hh, b_ih, b_hh)
+    return _op_cell(*args, nonlinearity)
 
 
 def _forward(input: Tensor, w_ih: Tensor | None, *args: Any) -> tuple[Tensor, Tensor]:
     """By the operators."""
     if w_ih is not None:
-        return _op_layer(input, w_ih, *args, onednn_from=gemm.onednn_from())
+        return _op_layer(input, w_ih, *args, gemm.onednn_from())
     w_hh, b_ih, b_hh, *rest = args
     return _op(input, w_hh, joint_bias(b_ih, b_hh), *rest)
 
@@ -117,16 +140,17 @@ def _apply_outside_graph(function: type[Function], *args: Any) -> Any:
 
 
 class _Elman(Function):
+    # In one with setup_context, a layer being small enough to feel it: transforms, for whose sake torch offers
+    # it apart, do not come here.
     @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, Tensor]:
-        return _forward(*args)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        input, w_ih, w_hh, b_ih, b_hh, h0, *ctx.options, batch_sizes = inputs
-        ctx.bias_shapes = [None if b is None else b.shape for b in (b_ih, b_hh)]
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
+        y, h_n = _forward(*args)
+        input, w_ih, w_hh, b_ih, b_hh, h0, *options, batch_sizes = args
+        ctx.options = options
+        ctx.bias_shapes = (None if b_ih is None else b_ih.shape, None if b_hh is None else b_hh.shape)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(None if w_ih is None else input, w_ih, w_hh, h0, output[0], batch_sizes)
+        ctx.save_for_backward(None if w_ih is None else input, w_ih, w_hh, h0, y, batch_sizes)
+        return y, h_n
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -138,19 +162,14 @@ class _Elman(Function):
         if w_ih is None or torch.is_grad_enabled() or _transformed() or _in_legacy_vmap(dy, dh_n):
             gradients = _gradients(dy, dh_n, input, w_ih, w_hh, h0, y, *options, needs=needs)
         else:
-            wanted = needs[0] | needs[1] << 1 | needs[2] << 2 | (needs[3] or needs[4]) << 3 | needs[5] << 4
-            gradients = _op_layer_bptt(
-                dy, dh_n, input, w_ih, w_hh, h0, y, *options, wanted, onednn_from=gemm.onednn_from()
-            )
-        dx, dw_ih, dw_hh, dbias, dh0 = gradients
-        dbiases = [
-            dbias.view(shape) if needed else None
-            for shape, needed in zip(ctx.bias_shapes, needs[3:5], strict=True)
-        ]
-        if needs[3] and needs[4]:  # later gradients are added in place, so each parameter's is a tensor of its own
-            dbiases[1] = dbiases[1].clone()
-        each = (dx, dw_ih, dw_hh, *dbiases, dh0)
-        return (*(d if needed else None for d, needed in zip(each, needs, strict=False)), None, None, None, None)
+            wanted = needs[0] | needs[1] << 1 | needs[2] << 2 | needs[3] << 3 | needs[4] << 4 | needs[5] << 5
+            gradients = _op_layer_bptt(dy, dh_n, input, w_ih, w_hh, h0, y, *options, wanted, gemm.onednn_from())
+        each: list[Tensor | None] = [d if needed else None for d, needed in zip(gradients, needs, strict=False)]
+        for i, shape in zip((3, 4), ctx.bias_shapes, strict=True):
+            d = each[i]
+            if d is not None and d.shape != shape:
+                each[i] = d.view(shape)
+        return (*each, None, None, None, None)
 
 
 def _gradients(
@@ -172,23 +191,25 @@ def _gradients(
     w_hh = _with_groups(w_hh_given)
     G, K, H = w_hh.shape
     if w_ih is not None:
-        y = y.unflatten(-1, (G, H))
-        dy = None if dy is None else dy.unflatten(-1, (G, H))
+        y = y.view(*y.shape[:-1], G, H)
+        dy = None if dy is None else dy.reshape(y.shape)
     dgates = _bptt(dy, dh_n, y, w_hh, nonlinearity, direction, batch_first, batch_sizes)
     layout = Layout(batch_first, batch_sizes)
     dx, dw_ih = dgates, None
     if w_ih is not None and input is not None:
-        rows = dgates.reshape(-1, G * K)
+        rows = dgates.view(-1, G * K)
         dx = (rows @ w_ih).view(input.shape)
         dw_ih = rows.T @ input.reshape(-1, input.size(-1)) if needs[1] else None
-    dw_hh = dbias = dh0 = None
+    dw_hh = db_ih = db_hh = dh0 = None
     if needs[2]:
         dw_hh = recurrent_weight_gradient(dgates, y, h0, direction, layout).view(w_hh_given.shape)
     if needs[3] or needs[4]:
-        dbias = dgates.sum(tuple(range(dgates.dim() - 2)))
+        db_ih = dgates.sum(tuple(range(dgates.dim() - 2)))
+        # Gradients that come later are added in place, so each parameter's is a tensor of its own.
+        db_hh = db_ih.clone() if needs[3] else db_ih
     if needs[5]:
         dh0 = initial_state_gradient(dgates, w_hh, direction, layout)
-    return dx, dw_ih, dw_hh, dbias, dh0
+    return dx, dw_ih, dw_hh, db_ih, db_hh, dh0
 
 
 def _bptt(dy: Tensor | None, dh_n: Tensor | None, *args: Any) -> Tensor:
@@ -297,12 +318,15 @@ def _register_fakes() -> None:
         direction: int = 0,
         batch_first: bool = False,
         batch_sizes: Tensor | None = None,
-        *,
         onednn_from: float | None = None,
     ) -> tuple[Tensor, Tensor]:
         G = w_hh.size(0) if w_hh.dim() == 3 else 1
         y = input.new_empty((*input.shape[:-1], w_ih.size(0)))
         return y, input.new_empty((G, _batch(input, h0, batch_first, batch_sizes), w_hh.size(-1)))
+
+    @torch.library.register_fake("rnnfast::elman_cell")
+    def fake_elman_cell(input: Tensor, w_ih: Tensor, w_hh: Tensor, *args: Any) -> Tensor:
+        return input.new_empty((input.size(0), w_hh.size(0)))
 
     @torch.library.register_fake("rnnfast::elman_layer_bptt")
     def fake_elman_layer_bptt(
@@ -318,18 +342,19 @@ def _register_fakes() -> None:
         batch_first: bool,
         batch_sizes: Tensor | None,
         needs: int,
-        *,
         onednn_from: float | None = None,
     ) -> tuple[Tensor, ...]:
         G = w_hh.size(0) if w_hh.dim() == 3 else 1
-        h0_shape = (G, _batch(input, h0, batch_first, batch_sizes) if needs & 16 else 0, w_hh.size(-1))
-        shapes = (input.shape, w_ih.shape, w_hh.shape, (w_ih.size(0),), h0_shape)
+        bias = (w_ih.size(0),) if G == 1 else (G, w_ih.size(0) // G)
+        h0_shape = (G, _batch(input, h0, batch_first, batch_sizes) if needs & 32 else 0, w_hh.size(-1))
+        shapes = (input.shape, w_ih.shape, w_hh.shape, bias, bias, h0_shape)
         return tuple(input.new_empty(shape if needs & 1 << i else (0,)) for i, shape in enumerate(shapes))
 
 
 if _library.ISA is not None:
     _op = torch.ops.rnnfast.elman.default
     _op_bptt = torch.ops.rnnfast.elman_bptt.default
+    _op_cell = torch.ops.rnnfast.elman_cell.default
     _op_layer = torch.ops.rnnfast.elman_layer.default
     _op_layer_bptt = torch.ops.rnnfast.elman_layer_bptt.default
     _register_fakes()

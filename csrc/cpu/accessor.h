@@ -11,8 +11,8 @@
 namespace rnnfast {
 
 // Rows row_begin .. row_end-1 of one group, at one step. Pointers are to the row that the batch calls 0,
-// except in buffers, whose row 0 is row_begin. Workers that share rows have a copy each, with the same buffers
-// but sums of their own.
+// except in buffers, whose row 0 is row_begin. Workers that share rows have a copy each, with the same
+// buffers but sums of their own.
 template <class S>
 struct Rows {
   using C = Compute<S>;

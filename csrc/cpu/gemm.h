@@ -1,13 +1,14 @@
 // torch's matrix products, by the faster of its two libraries.
 //
-// torch's own choice in float32 is MKL, which on other makers' CPUs reaches half to three quarters of the peak;
-// oneDNN, equally part of torch, comes near it (Zen 4, two threads, 6400 x 1024 x 1024: 95 against 188 GF/s).
-// Small products do not pay oneDNN's start, and products with few results do not suit it.
+// torch's own choice in float32 is MKL, which on other makers' CPUs reaches half to three quarters of the
+// peak; oneDNN, equally part of torch, comes near it (Zen 4, two threads, 6400 x 1024 x 1024: 95 against 188
+// GF/s). Small products do not pay oneDNN's start, and products with few results do not suit it. The smallest
+// pay no library's.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 
-#include "tensors.h"
+#include "small_gemm.h"
 
 // As torch/csrc/inductor/aoti_torch/c/shim_cpu.h has it, which stable-ABI code cannot include. Weak: a torch
 // without oneDNN lacks it.
@@ -23,6 +24,7 @@ inline Tensor transposed(const Tensor& t) {
 
 // to = a b, for 2-D a and b.
 inline void product_to(Tensor& to, const Tensor& a, const Tensor& b) {
+  if (try_small_product(to, a, b)) return;
   require(aoti_torch_cpu_mm_out(to.get(), a.get(), b.get()) == AOTI_TORCH_SUCCESS, "torch's mm failed");
 }
 
@@ -41,12 +43,12 @@ inline void add_product(Tensor& to, const Tensor& a, const Tensor& b) {
 // a b where `a` has many rows: by oneDNN from so many multiplications on.
 inline Tensor many_rows_product(const Tensor& a, const Tensor& b, const std::optional<double>& onednn_from) {
   const double multiplications = static_cast<double>(a.size(0)) * a.size(1) * b.size(1);
-  if (onednn_from && multiplications >= *onednn_from && a.scalar_type() == torch::headeronly::ScalarType::Float &&
-      aoti_torch_cpu__linear_pointwise) {
+  if (onednn_from && multiplications >= *onednn_from &&
+      a.scalar_type() == torch::headeronly::ScalarType::Float && aoti_torch_cpu__linear_pointwise) {
     AtenTensorHandle handle = nullptr;
     const char* algorithm = "";
-    if (aoti_torch_cpu__linear_pointwise(a.get(), transposed(b).get(), nullptr, "none", nullptr, 0, &algorithm,
-                                         &handle) == AOTI_TORCH_SUCCESS)
+    if (aoti_torch_cpu__linear_pointwise(a.get(), transposed(b).get(), nullptr, "none", nullptr, 0,
+                                         &algorithm, &handle) == AOTI_TORCH_SUCCESS)
       return Tensor(handle);
   }
   return product(a, b);

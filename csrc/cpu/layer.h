@@ -30,11 +30,14 @@ inline Tensor as_rows(const Tensor& t) {
   return reshaped(dense(t), {rows, width});
 }
 
-// (K, H) is (1, K, H).
-inline Tensor with_groups(const Tensor& w) {
-  if (w.dim() != 2) return w;
-  return view_of(w, {1, w.size(0), w.size(1)}, {0, w.stride(0), w.stride(1)});
+// (K, H) is (1, K, H): another axis in front.
+inline Tensor with_leading_axis(const Tensor& t) {
+  Shape sizes = shape_of(t), strides(t.strides().begin(), t.strides().end());
+  sizes.insert(sizes.begin(), 1), strides.insert(strides.begin(), 0);
+  return view_of(t, sizes, strides);
 }
+
+inline Tensor with_groups(const Tensor& w) { return w.dim() == 2 ? with_leading_axis(w) : w; }
 
 // (..., G W) as (..., G, W), and back; units lie one behind the other.
 inline Tensor groups_split(const Tensor& t, int64_t G) {
@@ -69,8 +72,8 @@ void add_rounded(const void* a, const void* b, void* sum, int64_t size) {
 inline std::optional<Tensor> joint_bias(const std::optional<Tensor>& b_ih, const std::optional<Tensor>& b_hh,
                                         int64_t G, int64_t K) {
   const auto of_groups = [&](const char* name, const Tensor& b) {
-    require(b.numel() == G * K && b.dim() <= 2, name, ": got shape ", to_string(shape_of(b)), ", expected ",
-            to_string({G * K}));
+    if (b.numel() != G * K || b.dim() > 2)
+      require(false, name, ": got shape ", shape_of(b), ", expected ", Shape{G * K});
     return reshaped(dense(b), {G, K});
   };
   if (!b_ih && !b_hh) return std::nullopt;
@@ -100,10 +103,11 @@ inline std::optional<Tensor> joint_bias(const std::optional<Tensor>& b_ih, const
 }
 
 // W_ih x, (..., G, K), for input (..., I) and w_ih (G K, I).
-inline Tensor project(const Tensor& input, const Tensor& w_ih, int64_t G, const std::optional<double>& onednn_from) {
+inline Tensor project(const Tensor& input, const Tensor& w_ih, int64_t G,
+                      const std::optional<double>& onednn_from) {
   require(input.dim() >= 2 && input.dim() <= 3, "input: got ", input.dim(), " dimensions, expected 2 or 3");
-  require(w_ih.dim() == 2 && G > 0 && w_ih.size(0) % G == 0, "w_ih: got shape ", to_string(shape_of(w_ih)),
-          ", expected (G K, I)");
+  if (w_ih.dim() != 2 || G == 0 || w_ih.size(0) % G != 0)
+    require(false, "w_ih: got shape ", shape_of(w_ih), ", expected (G K, I)");
   const int64_t I = input.size(input.dim() - 1), K = w_ih.size(0) / G;
   check("w_ih", w_ih, {G * K, I}, input);
   const Tensor gates = many_rows_product(as_rows(input), transposed(w_ih), onednn_from);
@@ -115,7 +119,7 @@ inline Tensor project(const Tensor& input, const Tensor& w_ih, int64_t G, const 
 class LayerGradients {
  public:
   // Of the gradients, those in the sum are needed.
-  enum Needs { kInput = 1, kWih = 2, kWhh = 4, kBias = 8, kH0 = 16 };
+  enum Needs { kInput = 1, kWih = 2, kWhh = 4, kBias_ih = 8, kBias_hh = 16, kH0 = 32 };
 
   LayerGradients(const Layout& layout, const Tensor& dgates, int64_t needs)
       : layout_(layout),
@@ -135,7 +139,13 @@ class LayerGradients {
     return needs_ & kWih ? product(transposed(rows_), as_rows(input)) : none();
   }
 
-  Tensor bias() const { return needs_ & kBias ? torch::stable::sum(rows_, {{0}}) : none(); }
+  // Of both biases, each a tensor of its own: gradients that come later are added in place.
+  std::pair<Tensor, Tensor> biases() const {
+    if (!(needs_ & (kBias_ih | kBias_hh))) return {none(), none()};
+    const Tensor sums = sum_of_rows();
+    if (!(needs_ & kBias_hh)) return {sums, none()};
+    return {needs_ & kBias_ih ? torch::stable::clone(sums) : none(), sums};
+  }
 
   // dW_hh = sum over t of dgates_t h_{t-1}^T: one product for each group, and one for its initial state.
   Tensor w_hh(const Tensor& states, const std::optional<Tensor>& h0, const Tensor& given) const {
@@ -170,6 +180,13 @@ class LayerGradients {
 
  private:
   Tensor none() const { return empty_contiguous({0}, rows_); }
+
+  // (K), or (G, K) if there are several groups.
+  Tensor sum_of_rows() const {
+    const Shape shape = G_ == 1 ? Shape{K_} : Shape{G_, K_};
+    if (rows_.size(0) == 1) return torch::stable::clone(reshaped(rows_, shape));
+    return reshaped(torch::stable::sum(rows_, {{0}}), shape);
+  }
 
   static Tensor group(const Tensor& t, int64_t g) {
     return view_of(t, {t.size(1), t.size(2)}, {t.stride(1), t.stride(2)}, g * t.stride(0));

@@ -5,11 +5,11 @@
 
 namespace rnnfast {
 
-// out[i][j] = sum over k of a[i][k] * panel[k][j], each sum taken in the order of k. `a` has MR rows, `a_row`
-// apart; the panel's rows hold NV vectors and lie `panel_row` apart; out is contiguous and aligned.
+// out[i][j] = sum over k of a[i][k] * panel[k][j], each sum taken in the order of k, for MR rows of `a`, NV
+// vectors of columns. Rows lie `a_row`, `panel_row` and `out_row` apart.
 template <class S, int MR, int NV>
 void multiply(const Compute<S>* a, int64_t a_row, const S* panel, int64_t panel_row, int64_t K,
-              Compute<S>* out) {
+              Compute<S>* out, int64_t out_row) {
   using V = Vec<Compute<S>>;
   constexpr int VL = kLanes<S>;
   V acc[MR][NV] = {};
@@ -27,18 +27,21 @@ void multiply(const Compute<S>* a, int64_t a_row, const S* panel, int64_t panel_
 #pragma GCC unroll 8
   for (int i = 0; i < MR; ++i) {
 #pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j) store(out + (i * NV + j) * VL, acc[i][j]);
+    for (int j = 0; j < NV; ++j) store(out + i * out_row + j * VL, acc[i][j]);
   }
 }
 
 template <class S>
-using Multiply = void (*)(const Compute<S>*, int64_t, const S*, int64_t, int64_t, Compute<S>*);
+using Multiply = void (*)(const Compute<S>*, int64_t, const S*, int64_t, int64_t, Compute<S>*, int64_t);
 
-// The microkernel for `rows` <= MR rows.
+// The microkernel for `rows` <= MR rows and `vectors` <= NV vectors.
 template <class S, int MR, int NV>
-Multiply<S> multiply_rows(int rows) {
+Multiply<S> multiply_sized(int rows, int vectors) {
+  if constexpr (NV > 1) {
+    if (vectors < NV) return multiply_sized<S, MR, NV - 1>(rows, vectors);
+  }
   if constexpr (MR > 1) {
-    if (rows < MR) return multiply_rows<S, MR - 1, NV>(rows);
+    if (rows < MR) return multiply_sized<S, MR - 1, NV>(rows, vectors);
   }
   return multiply<S, MR, NV>;
 }

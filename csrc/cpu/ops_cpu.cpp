@@ -19,9 +19,7 @@ void refuse(const char* names, const Option&... options) {
   require(!(options.has_value() || ...), names, ": reserved, not supported by this version");
 }
 
-OptionalTensor dense_if_given(const OptionalTensor& t) {
-  return t ? OptionalTensor(with_dense_rows(*t)) : t;
-}
+OptionalTensor dense_if_given(const OptionalTensor& t) { return t ? OptionalTensor(with_dense_rows(*t)) : t; }
 
 // What a sequence without steps ends with: what it began with.
 void keep_initial(const OptionalTensor& initial, Tensor& last) {
@@ -32,10 +30,10 @@ void keep_initial(const OptionalTensor& initial, Tensor& last) {
   }
 }
 
-// Writes all states to y, which may be `gates` itself, and returns the last ones. The other tensors are
-// checked here.
-Tensor run_forward(const Layout& layout, const Tensor& gates, Tensor& y, const Tensor& w_hh,
-                   const OptionalTensor& bias, const OptionalTensor& h0, Cell cell) {
+// Writes all states to y, which may be `gates` itself, and the last ones to h_n, if given. The other tensors
+// are checked here.
+void run_forward(const Layout& layout, const Tensor& gates, const Tensor& y, Tensor* h_n, const Tensor& w_hh,
+                 const OptionalTensor& bias, const OptionalTensor& h0, Cell cell) {
   using Places = Elman<Tanh>::Forward;
   const int64_t H = gates.size(gates.dim() - 1);
   const Dtype dtype = dtype_of(gates, "gates");
@@ -44,7 +42,6 @@ Tensor run_forward(const Layout& layout, const Tensor& gates, Tensor& y, const T
   if (h0) check("h0", *h0, {layout.G, layout.B, H}, gates);
   const Tensor w = with_dense_rows(w_hh);
   const OptionalTensor b = dense_if_given(bias), h = dense_if_given(h0);
-  Tensor h_n = empty_contiguous({layout.G, layout.B, H}, gates);
 
   Recurrence r = layout.recurrence(H);
   r.streams[Places::kGates] = layout.stream(gates);
@@ -52,10 +49,13 @@ Tensor run_forward(const Layout& layout, const Tensor& gates, Tensor& y, const T
   r.matrices[0] = matrix_of(w);
   if (b) r.vectors[Places::kBias] = {b->data_ptr(), b->stride(0)};
   if (h) r.ends[Places::kH0] = end_of(*h);
-  r.ends[Places::kHN] = end_of(h_n);
+  if (h_n) r.ends[Places::kHN] = end_of(*h_n);
   plan_and_run(r, cell, Pass::forward, dtype, h.has_value());
-  if (r.T == 0) keep_initial(h, h_n);
-  return h_n;
+  if (h_n && r.T == 0) keep_initial(h, *h_n);
+}
+
+Tensor empty_state(const Layout& layout, const Tensor& gates) {
+  return empty_contiguous({layout.G, layout.B, gates.size(gates.dim() - 1)}, gates);
 }
 
 // Returns dgates. All tensors are checked here.
@@ -89,8 +89,8 @@ std::tuple<Tensor, Tensor> elman(const Tensor& gates, const Tensor& w_hh, const 
   refuse("reset, seed, precision", reset, seed, precision);
   const Layout layout(gates, "gates", direction, batch_first, batch_sizes);
   Tensor y = empty_contiguous(layout.shape(gates.size(gates.dim() - 1)), gates);
-  const Tensor h_n =
-      run_forward(layout, with_dense_rows(gates), y, w_hh, bias, h0, cell_of(nonlinearity));
+  Tensor h_n = empty_state(layout, gates);
+  run_forward(layout, with_dense_rows(gates), y, &h_n, w_hh, bias, h0, cell_of(nonlinearity));
   return {y, h_n};
 }
 
@@ -112,18 +112,31 @@ std::tuple<Tensor, Tensor> elman_layer(const Tensor& input, const Tensor& w_ih, 
   const Tensor w_hh = with_groups(w_hh_given);
   const int64_t G = w_hh.size(0), H = w_hh.size(1);
   const OptionalTensor bias = joint_bias(b_ih, b_hh, G, H);
-  Tensor gates = project(input, w_ih, G, onednn_from);
+  const Tensor gates = project(input, w_ih, G, onednn_from);
   const Layout layout(gates, "input", direction, batch_first, batch_sizes);
   // The gates are used once: the states take their place.
-  const Tensor h_n = run_forward(layout, gates, gates, w_hh, bias, h0, cell_of(nonlinearity));
+  Tensor h_n = empty_state(layout, gates);
+  run_forward(layout, gates, gates, &h_n, w_hh, bias, h0, cell_of(nonlinearity));
   return {groups_joined(gates), h_n};
 }
 
+Tensor elman_cell(const Tensor& input, const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih,
+                  const OptionalTensor& b_hh, const Tensor& h, const std::string& nonlinearity) {
+  require(input.dim() == 2 && h.dim() == 2, "input, h: got ", input.dim(), " and ", h.dim(),
+          " dimensions, expected 2 and 2");
+  const OptionalTensor bias = joint_bias(b_ih, b_hh, 1, w_hh.size(0));
+  const Tensor gates = with_leading_axis(project(input, w_ih, 1, std::nullopt));
+  const Layout layout(gates, "input", 0, false, std::nullopt);
+  run_forward(layout, gates, gates, nullptr, with_groups(w_hh), bias, with_groups(h), cell_of(nonlinearity));
+  return reshaped(gates, {gates.size(1), gates.size(3)});
+}
+
 // Gradients that are not needed are empty.
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elman_layer_bptt(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elman_layer_bptt(
     const OptionalTensor& dy, const OptionalTensor& dh_n, const Tensor& input, const Tensor& w_ih,
     const Tensor& w_hh_given, const OptionalTensor& h0, const Tensor& y, const std::string& nonlinearity,
-    int64_t direction, bool batch_first, const OptionalTensor& batch_sizes, int64_t needs, const std::optional<double>& onednn_from) {
+    int64_t direction, bool batch_first, const OptionalTensor& batch_sizes, int64_t needs,
+    const std::optional<double>& onednn_from) {
   const Tensor w_hh = with_groups(w_hh_given);
   const int64_t G = w_hh.size(0);
   const Tensor states = groups_split(y, G);
@@ -131,7 +144,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elman_layer_bptt(
   const Layout layout(states, "y", direction, batch_first, batch_sizes);
   const Tensor dgates = run_bptt(layout, d, dh_n, states, w_hh, cell_of(nonlinearity));
   const LayerGradients of(layout, dgates, needs);
-  return {of.input(input, w_ih, onednn_from), of.w_ih(input), of.w_hh(states, h0, w_hh_given), of.bias(),
+  const auto [b_ih, b_hh] = of.biases();
+  return {of.input(input, w_ih, onednn_from),
+          of.w_ih(input),
+          of.w_hh(states, h0, w_hh_given),
+          b_ih,
+          b_hh,
           of.h0(w_hh)};
 }
 
@@ -141,6 +159,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> elman_layer_bptt(
 STABLE_TORCH_LIBRARY_IMPL(rnnfast, CPU, m) {
   m.impl("elman", TORCH_BOX(&rnnfast::elman));
   m.impl("elman_bptt", TORCH_BOX(&rnnfast::elman_bptt));
+  m.impl("elman_cell", TORCH_BOX(&rnnfast::elman_cell));
   m.impl("elman_layer", TORCH_BOX(&rnnfast::elman_layer));
   m.impl("elman_layer_bptt", TORCH_BOX(&rnnfast::elman_layer_bptt));
 }

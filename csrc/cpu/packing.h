@@ -102,19 +102,22 @@ class Weights {
     return in_place_ && !Phase::kTransposed ? P::kTile.rows / kDotRows * kDotRows : P::kTile.rows;
   }
 
-  // Rows of `a` times a panel: results by row, then in the order of the panel's columns.
+  // Rows of `a` times a panel: results by row, kWidth apart, in the order of the panel's columns.
   void multiply(const Compute<S>* a, int64_t a_row, int rows, int64_t panel, Compute<S>* results) const {
-    const auto multiply_panel = multiply_rows<S, P::kTile.rows, P::kTile.vectors>(rows);
-    if (!stays(panel)) return multiply_panel(a, a_row, packed(panel), P::kWidth, K_, results);
+    constexpr int VL = kLanes<S>;
+    const int64_t units = r_.units[Phase::kUnits];
+    // Of the last panel only the blocks that hold units.
+    const int64_t blocks = std::min<int64_t>(P::kBlocks, ceil_div(units - panel * P::kUnits, VL));
+    const auto multiply_panel =
+        multiply_sized<S, P::kTile.rows, P::kTile.vectors>(rows, static_cast<int>(blocks) * P::kColumns);
+    if (!stays(panel)) return multiply_panel(a, a_row, packed(panel), P::kWidth, K_, results, P::kWidth);
     const Matrix& m = r_.matrices[Phase::kMatrix];
     const S* data = static_cast<const S*>(m.data) + g_ * m.group;
     if constexpr (Phase::kTransposed) {
-      multiply_panel(a, a_row, data + panel * P::kUnits, m.row, K_, results);
+      multiply_panel(a, a_row, data + panel * P::kUnits, m.row, K_, results, P::kWidth);
     } else {
-      constexpr int VL = kLanes<S>;
-      const int64_t units = r_.units[Phase::kUnits];
       int64_t unit = panel * P::kUnits;
-      for (int block = 0; block < P::kBlocks && unit < units; ++block, unit += VL) {
+      for (int block = 0; block < blocks; ++block, unit += VL) {
         const int count = static_cast<int>(std::min<int64_t>(VL, units - unit));
         for (int column = 0; column < Phase::kColumns; ++column)
           dot_rows<S>(rows, a, a_row, data + (column * units + unit) * m.row, m.row, count, K_,

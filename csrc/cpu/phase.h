@@ -108,8 +108,8 @@ void run_phase(Rows<S>& w, const Weights<Phase, S>& weights, int64_t panel_begin
   if (Phase::kStatistics > 0) clear_statistics<Phase>(w, panel_begin, panel_end);
 
   const bool entering_multiplied = multiplies_entering<Pass, Phase>(r);
-  // Panels outermost: a panel stays in cache while all rows pass by it. Every other step takes them in reverse,
-  // so that what is left in cache of a matrix larger than it is what comes next.
+  // Panels outermost: a panel stays in cache while all rows pass by it. Every other step takes them in
+  // reverse, so that what is left in cache of a matrix larger than it is what comes next.
   for (int64_t i = panel_begin; i < panel_end; ++i) {
     const int64_t panel = w.step % 2 ? panel_begin + panel_end - 1 - i : i;
     const auto tiles = [&](int64_t first, int64_t last, bool multiplied) {

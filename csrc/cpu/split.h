@@ -1,5 +1,5 @@
-// Sharing a pass out among workers. The rows of the batch, of all groups, are cut into shares; the workers that
-// have a share in common, its crew, own units each.
+// Sharing a pass out among workers. The rows of the batch, of all groups, are cut into shares; the workers
+// that have a share in common, its crew, own units each.
 //
 //   batch-split   crews of one: a worker takes its rows through all steps and waits for nobody
 //   unit-split    larger crews: each worker's part of the matrix stays in its own cache, and the crew waits
@@ -24,8 +24,8 @@ int64_t padded(int64_t width) {
   return whole * sizeof(Compute<S>) % 512 == 0 ? whole + Arena::kAlignment / sizeof(Compute<S>) : whole;
 }
 
-// Cuts all rows of all groups into `shares` runs of about the same number of valid steps: returns the first row
-// of each, counting g * B + b, and the end.
+// Cuts all rows of all groups into `shares` runs of about the same number of valid steps: returns the first
+// row of each, counting g * B + b, and the end.
 inline std::vector<int64_t> share_rows(const Recurrence& r, int shares) {
   std::vector<int64_t> lengths(r.B, r.T);
   if (r.counts) {

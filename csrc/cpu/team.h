@@ -48,10 +48,10 @@ inline void pause() {
 #endif
 }
 
-// Rounds of work, each cut into as many shares as there are members, each share done once. A round begins when
-// all shares of the round before are done. Member i takes share i, so that what the share needs stays in its
-// core's cache; a share whose member is late is taken by whoever waits for it. Any number of threads may take
-// part, as any member.
+// Rounds of work, each cut into as many shares as there are members, each share done once. A round begins
+// when all shares of the round before are done. Member i takes share i, so that what the share needs stays in
+// its core's cache; a share whose member is late is taken by whoever waits for it. Any number of threads may
+// take part, as any member.
 class Crew {
  public:
   explicit Crew(int members) : shares_(members) {}

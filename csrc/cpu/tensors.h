@@ -16,6 +16,15 @@
 
 namespace rnnfast {
 
+using torch::stable::Tensor;
+using Shape = std::vector<int64_t>;
+
+inline std::ostream& operator<<(std::ostream& out, const Shape& shape) {
+  out << "(";
+  for (size_t i = 0; i < shape.size(); ++i) out << (i ? ", " : "") << shape[i];
+  return out << (shape.size() == 1 ? ",)" : ")");
+}
+
 // Throws one clear line, which torch hands on as a RuntimeError.
 template <class... Part>
 void require(bool holds, const Part&... parts) {
@@ -23,15 +32,6 @@ void require(bool holds, const Part&... parts) {
   std::ostringstream message;
   (message << ... << parts);
   throw std::runtime_error(message.str());
-}
-
-using torch::stable::Tensor;
-using Shape = std::vector<int64_t>;
-
-inline std::string to_string(const Shape& shape) {
-  std::string text = "(";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
-  return text + (shape.size() == 1 ? ",)" : ")");
 }
 
 inline Shape shape_of(const Tensor& t) {
@@ -59,8 +59,9 @@ inline Dtype dtype_of(const Tensor& t, const char* name) {
 
 // Checks an argument against the shape and against the dtype of `like`.
 inline void check(const char* name, const Tensor& t, const Shape& expected, const Tensor& like) {
-  require(shape_of(t) == expected, name, ": got shape ", to_string(shape_of(t)), ", expected ",
-          to_string(expected));
+  bool same = t.dim() == static_cast<int64_t>(expected.size());
+  for (size_t i = 0; same && i < expected.size(); ++i) same = t.size(static_cast<int64_t>(i)) == expected[i];
+  if (!same) require(false, name, ": got shape ", shape_of(t), ", expected ", expected);
   require(t.is_cpu(), name, ": got a tensor on another device, expected one on the CPU");
   require(t.scalar_type() == like.scalar_type(), name,
           ": got a dtype that differs from the first argument's, expected the same");
@@ -75,10 +76,9 @@ inline Tensor with_dense_rows(const Tensor& t) {
 // The elements of `t` that lie at these strides, from so many after its first.
 inline Tensor view_of(const Tensor& t, const Shape& sizes, const Shape& strides, int64_t offset = 0) {
   AtenTensorHandle handle = nullptr;
-  const bool done =
-      aoti_torch__reinterpret_tensor(t.get(), static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
-                                     offset, &handle) == AOTI_TORCH_SUCCESS;
-  require(done, "cannot view a tensor as ", to_string(sizes));
+  const bool done = aoti_torch__reinterpret_tensor(t.get(), static_cast<int64_t>(sizes.size()), sizes.data(),
+                                                   strides.data(), offset, &handle) == AOTI_TORCH_SUCCESS;
+  require(done, "cannot view a tensor as ", sizes);
   return Tensor(handle);
 }
 
@@ -97,7 +97,7 @@ inline Tensor empty_contiguous(const Shape& shape, const Tensor& like) {
       aoti_torch_get_dtype(like.get(), &dtype) == AOTI_TORCH_SUCCESS &&
       aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(), dtype,
                                aoti_torch_device_type_cpu(), 0, &handle) == AOTI_TORCH_SUCCESS;
-  require(done, "cannot allocate a tensor of shape ", to_string(shape));
+  require(done, "cannot allocate a tensor of shape ", shape);
   return Tensor(handle);
 }
 

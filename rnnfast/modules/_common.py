@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 
 def autocast_dtype(input: Tensor) -> torch.dtype | None:
     """The dtype that autocast asks for, or None where it is off or leaves `input` alone (float64)."""
+    if not torch._C._is_any_autocast_enabled():
+        return None
     device = input.device.type
-    if not torch._C._is_any_autocast_enabled() or not torch.is_autocast_enabled(device):
+    if not torch.is_autocast_enabled(device):
         return None
     if input.dtype == torch.float64:
         return None
@@ -19,3 +23,9 @@ def autocast_dtype(input: Tensor) -> torch.dtype | None:
 def cast(tensor: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
     """`tensor` in `dtype`, where both are given."""
     return tensor if tensor is None or dtype is None else tensor.to(dtype)
+
+
+def weight(module: torch.nn.Module, name: str) -> Any:
+    """A weight by name, read at each call so that parametrizations and functional calls are seen."""
+    found = module._parameters.get(name)  # much quicker than getattr, which finds the others
+    return getattr(module, name) if found is None else found

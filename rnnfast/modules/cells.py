@@ -1,13 +1,12 @@
-"""One step of a recurrence: two GEMMs and a function of their sum, which torch's operators do well already."""
+"""One step of a recurrence."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..ops import joint_bias
-from ._common import autocast_dtype, cast
+from .. import ops
+from ._common import autocast_dtype, cast, weight
 
 
 class RNNCell(torch.nn.RNNCell):
@@ -54,12 +53,12 @@ class RNNCell(torch.nn.RNNCell):
         self._check(input, hx)
 
         dtype = autocast_dtype(input)
-        w_ih, w_hh, bias = self.weight_ih, self.weight_hh, joint_bias(self.bias_ih, self.bias_hh)
+        w_ih, w_hh = weight(self, "weight_ih"), weight(self, "weight_hh")
+        b_ih, b_hh = weight(self, "bias_ih"), weight(self, "bias_hh")
         if dtype is not None:
             input, hx, w_ih, w_hh = [t.to(dtype) for t in (input, hx, w_ih, w_hh)]
-            bias = cast(bias, dtype)
-        pre = torch.addmm(F.linear(input, w_ih, bias), hx, w_hh.T)
-        h = torch.tanh(pre) if self.nonlinearity == "tanh" else torch.relu(pre)
+            b_ih, b_hh = cast(b_ih, dtype), cast(b_hh, dtype)
+        h = ops.elman_cell(input, w_ih, w_hh, b_ih, b_hh, hx, self.nonlinearity)
         return h if is_batched else h.squeeze(0)
 
     def _check(self, input: Tensor, hx: Tensor) -> None:

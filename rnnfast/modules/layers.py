@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import ops
-from ._common import autocast_dtype, cast
+from ._common import autocast_dtype, cast, weight
 
 
 class RecurrentLayer(torch.nn.RNNBase):
@@ -20,8 +20,19 @@ class RecurrentLayer(torch.nn.RNNBase):
     that pass ``isinstance(m, nn.RNN)``. Parameters, their names, initial values and order are torch's.
     """
 
-    def _recurrence(self, x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-        """One layer: (x, W_ih, W_hh, b_ih, b_hh, h0, direction, batch_first, batch_sizes) -> (output, h_n)."""
+    def _recurrence(
+        self,
+        x: Tensor,
+        w_ih: Tensor,
+        w_hh: Tensor,
+        b_ih: Tensor | None,
+        b_hh: Tensor | None,
+        h0: Tensor | None,
+        direction: int,
+        batch_first: bool,
+        batch_sizes: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """One layer; returns output and h_n."""
         raise NotImplementedError
 
     def flatten_parameters(self) -> None:
@@ -30,42 +41,45 @@ class RecurrentLayer(torch.nn.RNNBase):
     def forward(self, input: Any, hx: Tensor | None = None) -> Any:
         """Runs the layer over a padded, unbatched or packed sequence; see the class for shapes."""
         if isinstance(input, PackedSequence):
-            data, batch_sizes, sorted_indices, unsorted_indices = input
-            if hx is not None and sorted_indices is not None:
-                hx = hx.index_select(1, sorted_indices)
-            self._check(data, hx, batch_sizes)
-            output, h_n = self._run(data, hx, False, batch_sizes)
-            if unsorted_indices is not None:
-                h_n = h_n.index_select(1, unsorted_indices)
-            return PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices), h_n
-
-        batch_dim = 0 if self.batch_first else 1
-        is_batched = input.dim() == 3
-        if not is_batched:
-            if input.dim() != 2:
-                raise ValueError(
-                    f"{type(self).__name__}: Expected input to be 2D or 3D, got {input.dim()}D tensor instead"
-                )
-            input = input.unsqueeze(batch_dim)
-        if hx is not None and hx.dim() != (3 if is_batched else 2):
-            kind, rank = ("batched 3-D", 3) if is_batched else ("unbatched 2-D", 2)
-            raise RuntimeError(f"For {kind} input, hx should also be {rank}-D but got {hx.dim()}-D tensor")
-        if hx is not None and not is_batched:
-            hx = hx.unsqueeze(1)
+            return self._forward_packed(input, hx)
+        if input.dim() != 3:
+            return self._forward_unbatched(input, hx)
+        if hx is not None and hx.dim() != 3:
+            raise RuntimeError(f"For batched 3-D input, hx should also be 3-D but got {hx.dim()}-D tensor")
         self._check(input, hx, None)
-        if input.size(1 - batch_dim) == 0:
+        if input.size(1 if self.batch_first else 0) == 0:
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-        output, h_n = self._run(input, hx, self.batch_first, None)
-        if not is_batched:
-            return output.squeeze(batch_dim), h_n.squeeze(1)
-        return output, h_n
+        return self._run(input, hx, self.batch_first, None)
+
+    def _forward_unbatched(self, input: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor]:
+        if input.dim() != 2:
+            raise ValueError(
+                f"{type(self).__name__}: Expected input to be 2D or 3D, got {input.dim()}D tensor instead"
+            )
+        if hx is not None:
+            if hx.dim() != 2:
+                raise RuntimeError(f"For unbatched 2-D input, hx should also be 2-D but got {hx.dim()}-D tensor")
+            hx = hx.unsqueeze(1)
+        batch_dim = 0 if self.batch_first else 1
+        output, h_n = RecurrentLayer.forward(self, input.unsqueeze(batch_dim), hx)
+        return output.squeeze(batch_dim), h_n.squeeze(1)
+
+    def _forward_packed(self, input: PackedSequence, hx: Tensor | None) -> tuple[PackedSequence, Tensor]:
+        data, batch_sizes, sorted_indices, unsorted_indices = input
+        if hx is not None and sorted_indices is not None:
+            hx = hx.index_select(1, sorted_indices)
+        self._check(data, hx, batch_sizes)
+        output, h_n = self._run(data, hx, False, batch_sizes)
+        if unsorted_indices is not None:
+            h_n = h_n.index_select(1, unsorted_indices)
+        return PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices), h_n
 
     def _check(self, input: Tensor, hx: Tensor | None, batch_sizes: Tensor | None) -> None:
         """Raises what torch raises for the same mistake; passes quickly where there is none."""
         fits = (
             input.size(-1) == self.input_size
-            and input.dim() == (3 if batch_sizes is None else 2)
-            and input.dtype == self._weight(self._all_weights[0][0]).dtype
+            and (batch_sizes is None or input.dim() == 2)
+            and input.dtype == weight(self, self._all_weights[0][0]).dtype
         )
         if not fits:
             self._update_flat_weights()
@@ -80,13 +94,17 @@ class RecurrentLayer(torch.nn.RNNBase):
         dtype = autocast_dtype(x)
         if dtype is not None:
             x, hx = x.to(dtype), cast(hx, dtype)
-        drops = self.training and self.dropout > 0 and self.num_layers > 1
+        directions = 2 if self.bidirectional else 1
+        if self.num_layers == 1:
+            return self._recurrence(
+                x, *self._weights(0, dtype), hx, 2 * (directions - 1), batch_first, batch_sizes
+            )
+        drops = self.training and self.dropout > 0
         # torch draws its dropout masks time-major: drawn so, they are the same for the same seed.
         transposed = drops and batch_first
         if transposed:
             x, batch_first = x.transpose(0, 1), False
 
-        directions = 2 if self.bidirectional else 1
         last = []
         for layer in range(self.num_layers):
             h0 = None if hx is None else hx[layer * directions : (layer + 1) * directions]
@@ -97,26 +115,22 @@ class RecurrentLayer(torch.nn.RNNBase):
             last.append(h_n)
         if transposed:
             x = x.transpose(0, 1)
-        return x, last[0] if len(last) == 1 else torch.cat(last)
+        return x, torch.cat(last)
 
-    def _weight(self, name: str) -> Tensor:
-        """A weight by name, read at each call so that parametrizations and functional calls are seen."""
-        weight = self._parameters.get(name)  # much quicker than getattr, which finds the others
-        return getattr(self, name) if weight is None else weight
-
-    def _weights(self, layer: int, dtype: torch.dtype | None) -> list[Tensor | None]:
+    def _weights(self, layer: int, dtype: torch.dtype | None) -> tuple[Any, Any, Any, Any]:
         """W_ih, W_hh, b_ih, b_hh of a layer; if bidirectional, (2 K, I), (2, K, H) and twice (2, K)."""
-        directions = 2 if self.bidirectional else 1
-        names = self._all_weights[directions * layer : directions * (layer + 1)]
-        weights = [[self._weight(name) for name in of_direction] for of_direction in names]
-        if directions == 1:
-            joined = weights[0]
+        if not self.bidirectional:
+            joined = [weight(self, name) for name in self._all_weights[layer]]
         else:
-            w_ih, *others = zip(*weights, strict=True)
-            joined = [torch.cat(w_ih), *map(torch.stack, others)]
+            names = self._all_weights[2 * layer : 2 * layer + 2]
+            weights = [[weight(self, name) for name in of_direction] for of_direction in names]
+            w_ihs, *others = zip(*weights, strict=True)
+            joined = [torch.cat(w_ihs), *map(torch.stack, others)]
         if dtype is not None:
             joined = [w.to(dtype) for w in joined]
-        return [*joined, None, None] if len(joined) == 2 else [*joined]
+        w_ih, w_hh, *biases = joined
+        b_ih, b_hh = biases or (None, None)
+        return w_ih, w_hh, b_ih, b_hh
 
 
 class RNN(RecurrentLayer):
@@ -194,9 +208,19 @@ class RNN(RecurrentLayer):
             **kwargs,
         )
 
-    def _recurrence(self, x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-        w_ih, w_hh, b_ih, b_hh, h0, *layout = args
-        return ops.elman(x, w_ih, w_hh, b_ih, b_hh, h0, self.nonlinearity, *layout)
+    def _recurrence(
+        self,
+        x: Tensor,
+        w_ih: Tensor,
+        w_hh: Tensor,
+        b_ih: Tensor | None,
+        b_hh: Tensor | None,
+        h0: Tensor | None,
+        direction: int,
+        batch_first: bool,
+        batch_sizes: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        return ops.elman(x, w_ih, w_hh, b_ih, b_hh, h0, self.nonlinearity, direction, batch_first, batch_sizes)
 
 
 __all__ = ["RNN", "RecurrentLayer"]

@@ -144,8 +144,8 @@ extern "C" __attribute__((visibility("default"))) void run_test_cell(
     int cell, int backward, int64_t T, int64_t B, int64_t G, const int64_t* units, int direction,
     const int64_t* counts, const int64_t* offsets, int streams, double* const* stream_data,
     const int64_t* widths, int ends, double* const* end_data, int64_t end_width,
-    const double* const* matrix_data, const int64_t* matrix_sizes, const double* vector, int workers, int crew,
-    int in_place) {
+    const double* const* matrix_data, const int64_t* matrix_sizes, const double* vector, int workers,
+    int crew, int in_place) {
   Recurrence r;
   r.T = T, r.B = B, r.G = G, r.direction = static_cast<Direction>(direction);
   r.counts = counts, r.offsets = offsets;

@@ -100,11 +100,12 @@ def randn(*shape):
     return torch.randn(*shape, dtype=torch.float64)
 
 
+# split: workers, crew, weights in place
 CASES = [
     pytest.param(direction, packed, split, id=f"direction {direction} packed {packed} split {split}")
     for direction in (0, 1, 2)
     for packed in (False, True)
-    for split in ((1, 1, False), (3, 1, True), (2, 2, False), (3, 3, True), (4, 2, True))  # workers, crew, in place
+    for split in ((1, 1, False), (3, 1, True), (2, 2, False), (3, 3, True), (4, 2, True))
 ]
 
 
