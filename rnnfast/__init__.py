@@ -1,7 +1,7 @@
 """Drop-in recurrent layers for PyTorch, faster than torch.nn."""
 
 from . import functional, reference
-from ._library import build_info, plan
+from ._library import build_info, forced_plan, plan
 from ._version import __version__
 from .convert import convert, revert
 from .modules import RNN, RNNCell
@@ -12,6 +12,7 @@ __all__ = [
     "__version__",
     "build_info",
     "convert",
+    "forced_plan",
     "functional",
     "plan",
     "reference",

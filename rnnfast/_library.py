@@ -188,7 +188,8 @@ def forced_plan(
             number. See :func:`plan`. None leaves the choice to the planner.
 
     Raises:
-        RuntimeError: for a name or number that is not one of these.
+        ValueError: for a name that is not one of these.
+        RuntimeError: for a number of workers that is not positive.
 
     Example:
         >>> with rnnfast.forced_plan(schedule="batch_split", workers=1):

@@ -77,7 +77,8 @@ def _forward(input: Tensor, w_ih: Tensor | None, *args: Any) -> tuple[Tensor, Te
     if w_ih is not None:
         return _op_layer(input, w_ih, *args, gemm.onednn_from())
     w_hh, b_ih, b_hh, *rest = args
-    return _op(input, w_hh, joint_bias(b_ih, b_hh), *rest)
+    w_hh, bias = _with_groups(w_hh), joint_bias(b_ih, b_hh)
+    return _op(input, w_hh, None if bias is None else bias.view(w_hh.shape[:2]), *rest)
 
 
 def _reference(

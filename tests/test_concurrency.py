@@ -1,6 +1,7 @@
 """The same bits from run to run and over thread counts; many callers at once; after fork and spawn."""
 
 import concurrent.futures
+import itertools
 import multiprocessing
 
 import pytest
@@ -40,22 +41,25 @@ def test_the_operators_give_the_same_bits_at_any_number_of_threads(dtype, layout
     for T, B, H in [(12, 37, 129), (30, 6, 64), (5, 100, 33)]:
         p = draw(T, B, H, 2, dtype, direction=2, layout=layout)
         expected = None
-        for threads in (1, 2, 3, 5, 8):
+        for threads, schedule in itertools.product((1, 2, 3, 5, 8), (None, "batch_split", "unit_split")):
             torch.set_num_threads(threads)
-            y, h_n = p.forward(op.elman)
-            plans.add(op.last_plan())
-            got = [y, h_n, p.bptt(op.elman_bptt, y)]
-            assert expected is None or all_equal(got, expected), f"{threads} threads"
+            with rnnfast.forced_plan(schedule, workers=None if schedule is None else threads):
+                y, h_n = p.forward(op.elman)
+                plans.add(op.last_plan())
+                got = [y, h_n, p.bptt(op.elman_bptt, y)]
+            assert expected is None or all_equal(got, expected), f"{threads} threads, {schedule}"
             expected = got
-    assert len(plans) >= 5, "the thread counts did not lead to different plans"
+    assert len(plans) >= 9, "the thread counts did not lead to different plans"
 
 
 def test_rows_do_not_depend_on_the_batch_they_are_in():
     p = draw(9, 17, 50, dtype=torch.float32)
-    y, _ = p.forward(op.elman)
-    for b in (0, 5, 16):
-        alone, _ = op.elman(p.gates[:, b : b + 1], p.w_hh, p.bias, p.h0[:, b : b + 1], *p.options)
-        assert torch.equal(alone[:, 0], y[:, b])
+    for weights in ("packed", "in_place"):  # the one thing that decides in which order sums are formed
+        with rnnfast.forced_plan(weights=weights):
+            y, _ = p.forward(op.elman)
+            for b in (0, 5, 16):
+                alone, _ = op.elman(p.gates[:, b : b + 1], p.w_hh, p.bias, p.h0[:, b : b + 1], *p.options)
+                assert torch.equal(alone[:, 0], y[:, b])
 
 
 def test_many_python_threads_at_once():

@@ -159,15 +159,15 @@ def test_a_compiled_model_runs_the_new_layers():
         return result, {event.key for event in profile.key_averages()}
 
     expected, used = operators()
-    assert "rnnfast::elman" not in used
+    assert "rnnfast::elman_layer" not in used
     assert rnnfast.convert(compiled, report=None) is compiled
     actual, used = operators()
     torch.testing.assert_close(actual, expected)
-    assert "rnnfast::elman" in used
+    assert "rnnfast::elman_layer" in used
     rnnfast.revert(compiled, report=None)
     actual, used = operators()
     assert torch.equal(actual, expected)
-    assert "rnnfast::elman" not in used
+    assert "rnnfast::elman_layer" not in used
 
 
 def test_what_is_not_a_module_is_refused():

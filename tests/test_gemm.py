@@ -1,23 +1,15 @@
 """The projection of the input is the same product whichever library computes it."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from problems import assert_close
 
 import rnnfast
 from rnnfast import gemm
-
-
-@pytest.mark.parametrize("contiguous", [True, False])
-@pytest.mark.parametrize("worth", [0, float("inf")], ids=["oneDNN", "plain"])
-def test_products(worth, contiguous, monkeypatch):
-    monkeypatch.setattr(gemm, "WORTH_ONEDNN", worth)
-    x, w = torch.randn(9, 7, 33), torch.randn(65, 33)
-    if not contiguous:
-        x, w = x.transpose(0, 1), torch.randn(33, 65).T
-    with torch.no_grad():
-        assert_close(gemm.linear(x, w), x.double() @ w.double().T)
-        assert_close(gemm.matmul(x[0], w.T), x[0].double() @ w.double().T)
 
 
 @pytest.mark.parametrize("kind", ["padded", "batch_first", "packed"])
@@ -37,17 +29,36 @@ def test_a_layer_by_either_library(kind, monkeypatch):
         assert_close(a, b)
 
 
-@pytest.mark.skipif(not gemm.HAS_ONEDNN, reason="this torch has no oneDNN, or not the operator known here")
-def test_large_products_go_to_onednn_unless_switched_off():
-    layer, x = rnnfast.RNN(512, 512), torch.randn(20, 64, 512)
+VERBOSE = """
+import sys, torch, rnnfast
+layer, x = rnnfast.RNN(512, 512), torch.randn(20, 64, 512)
+dtype = torch.float64 if "double" in sys.argv else torch.float32
+with torch.no_grad(), torch.backends.mkldnn.flags(enabled="off" not in sys.argv, allow_tf32=None):
+    layer.to(dtype)(x.to(dtype))
+"""
 
-    def operators():
-        with torch.no_grad(), torch.profiler.profile() as profile:
-            layer(x)
-        return {event.key for event in profile.key_averages()}
 
-    assert "mkldnn::_linear_pointwise" in operators()
-    with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None):
-        assert "mkldnn::_linear_pointwise" not in operators()
-    layer, x = layer.double(), x.double()
-    assert "mkldnn::_linear_pointwise" not in operators()
+@pytest.mark.skipif(not gemm.HAS_ONEDNN, reason="this torch has no oneDNN")
+@pytest.mark.parametrize(("how", "used"), [("plain", True), ("off", False), ("double", False)])
+def test_large_products_go_to_onednn_unless_switched_off(how, used):
+    command = [sys.executable, "-c", VERBOSE, how]
+    result = subprocess.run(command, env={**os.environ, "ONEDNN_VERBOSE": "1"}, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert ("exec,cpu" in result.stdout) == used, result.stdout
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("N", "I", "K"), [(1, 1, 1), (1, 33, 70), (3, 128, 17), (5, 40, 64), (64, 65, 66)])
+def test_small_and_library_products_agree(N, I, K, dtype):  # noqa: E741
+    """Sizes on both sides of what is done without a library, forward and all gradients."""
+    layer, x = rnnfast.RNN(I, K, dtype=dtype), torch.randn(1, N, I, dtype=dtype, requires_grad=True)
+    plain = torch.nn.RNN(I, K, dtype=torch.float64)
+    plain.load_state_dict(layer.state_dict())
+    x64 = x.detach().double().requires_grad_()
+    hx = torch.randn(1, N, K, dtype=dtype)
+    (output, _), (expected, _) = layer(x, hx), plain(x64, hx.double())
+    assert_close(output, expected)
+    output.sin().sum().backward()
+    expected.sin().sum().backward()
+    for a, b in zip((x, *layer.parameters()), (x64, *plain.parameters()), strict=True):
+        assert_close(a.grad, b.grad)

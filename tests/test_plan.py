@@ -18,25 +18,80 @@ def test_the_plan_is_what_runs(T, B, H, G, dtype, threads, nonlinearity):
     p = draw(T, B, H, G, dtype, nonlinearity=nonlinearity)
     question = dict(cell=f"elman_{nonlinearity}", T=T, B=B, H=H, G=G, dtype=dtype)
     y, _ = p.forward(op.elman)
-    assert op.last_plan() == str(rnnfast.plan(**question))
+    assert op.last_plan() == str(rnnfast.plan(**question, initial=True))
     p.bptt(op.elman_bptt, y)
     assert op.last_plan() == str(rnnfast.plan(**question, pass_="bptt"))
 
 
 def test_packed_sequences_are_planned_by_their_longest():
     draw(9, 6, 64, layout="packed").forward(op.elman)
-    assert op.last_plan() == str(rnnfast.plan("elman_tanh", 9, 6, 64, dtype=torch.float64))
+    assert op.last_plan() == str(rnnfast.plan("elman_tanh", 9, 6, 64, dtype=torch.float64, initial=True))
 
 
 def test_plans_for_other_machines():
     big = dict(cell="elman_tanh", T=100, B=64, H=512)
     wide = rnnfast.plan(**big, threads=16, isa="avx512")
-    assert (wide.schedule, wide.workers, wide.tile, wide.isa) == ("batch_split", 16, (6, 64), "avx512")
+    assert (wide.schedule, wide.workers, wide.crew, wide.weights) == ("batch_split", 16, 1, "packed")
+    assert (wide.tile, wide.isa) == ((6, 64), "avx512")
     assert rnnfast.plan(**big, threads=16, isa="avx2").tile == (6, 16)
     assert rnnfast.plan(**big, threads=16, isa="baseline", dtype=torch.float64).tile == (6, 4)
-    assert rnnfast.plan(**{**big, "B": 3}, threads=16).workers == 3
-    assert rnnfast.plan("elman_relu", 1, 8, 8, threads=16).workers == 1
-    assert "too little work" in rnnfast.plan("elman_relu", 1, 8, 8, threads=16).why
+
+
+@pytest.mark.parametrize("pass_", ["forward", "bptt"])
+def test_what_decides(pass_):
+    def plan(T, B, H, **options):
+        return rnnfast.plan("elman_tanh", T, B, H, isa="avx512", pass_=pass_, **options)
+
+    few_rows = plan(100, 3, 512, threads=8)
+    assert few_rows.schedule == "unit_split"
+    assert few_rows.crew > 1
+    assert "own units" in few_rows.why
+    directions = plan(100, 1, 64, G=2, threads=2)
+    assert directions.crew == 1, "each direction a core, nobody waits"
+    tiny = plan(100, 4, 8, threads=16)
+    assert tiny.workers == 1
+    assert "too little work" in tiny.why
+    assert plan(1, 1, 512, initial=True, threads=2).weights == "in_place"
+    assert plan(500, 64, 512, threads=2).weights == "packed"
+
+
+def test_more_threads_than_processors_do_not_help():
+    torch.set_num_threads(4 * rnnfast._library._processors())
+    draw(30, 64, 128, dtype=torch.float32).forward(op.elman)
+    assert f"workers={rnnfast._library._processors()} " in op.last_plan()
+
+
+@pytest.mark.parametrize(
+    ("wish", "got"),
+    [
+        (dict(schedule="unit_split", workers=2), "unit_split workers=2 crew=2"),
+        (dict(schedule="unit_split", workers=9), "unit_split workers=9 crew=3"),
+        (dict(schedule="batch_split", workers=5), "batch_split workers=5 crew=1"),
+        (dict(weights="in_place"), "weights=in_place"),
+        (dict(weights="packed"), "weights=packed"),
+        (dict(workers=1), "workers=1"),
+    ],
+)
+def test_a_forced_plan_is_what_runs(wish, got):
+    p = draw(4, 6, 150, dtype=torch.float32)
+    with rnnfast.forced_plan(**wish):
+        p.forward(op.elman)
+        assert got in op.last_plan()
+    p.forward(op.elman)
+    assert op.last_plan() == str(rnnfast.plan("elman_tanh", 4, 6, 150, initial=True))
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        (dict(schedule="grid"), "schedule: got 'grid', expected one of 'batch_split', 'unit_split'"),
+        (dict(weights="loose"), "weights: got 'loose', expected one of 'packed', 'in_place'"),
+        (dict(workers=0), "workers: got 0, expected a positive number"),
+    ],
+)
+def test_wrong_wishes(wish, message):
+    with pytest.raises((RuntimeError, ValueError), match=message), rnnfast.forced_plan(**wish):
+        pass
 
 
 @pytest.mark.parametrize(
