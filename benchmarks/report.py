@@ -1,7 +1,8 @@
-"""Turns a saved benchmark run into a table and a picture.
+"""Turns a saved benchmark run into tables and a picture.
 
 pytest benchmarks --benchmark-json=run.json
 python benchmarks/report.py run.json
+python benchmarks/report.py run.json --compact small.json   # a copy to commit: no single times, no host name
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+PEER = "torch.nn"  # the ratios in the picture are of its times
+PICTURED = ("forward", "training")
 
 
 def geometric_mean(values: list[float]) -> float:
@@ -24,6 +28,21 @@ def in_words(seconds: float) -> str:
     return f"{ms:9.0f} ms" if ms >= 100 else f"{ms:9.{2 - max(-3, math.floor(math.log10(ms)))}f} ms"
 
 
+class Result(NamedTuple):
+    """A row of a table; times in seconds."""
+
+    case: str
+    ours: float
+    peers: dict[str, float]
+    figures: dict[str, str]
+
+
+def figures(info: dict[str, Any]) -> dict[str, str]:
+    """What a test found out besides times: the numbers and words in its extra_info."""
+    found = {k: v for k, v in info.items() if isinstance(v, (int, float, str))}
+    return {k: v if isinstance(v, str) else f"{v:.3g}" if abs(v) < 1000 else f"{v:.0f}" for k, v in found.items()}
+
+
 def read(path: Path) -> dict[str, Any]:
     try:
         run = json.loads(path.read_text())
@@ -34,14 +53,20 @@ def read(path: Path) -> dict[str, Any]:
     return run
 
 
-def rows(run: dict[str, Any]) -> dict[str, list[tuple[str, float, dict[str, float]]]]:
-    """For each test: (shape, our median, the peers' medians), in seconds."""
-    tests: dict[str, list[tuple[str, float, dict[str, float]]]] = {}
+def results_by_test(run: dict[str, Any]) -> dict[str, list[Result]]:
+    tests: dict[str, list[Result]] = {}
     for b in run["benchmarks"]:
-        test, _, shape = b["name"].partition("[")
-        peers = {name: peer["median"] for name, peer in b["extra_info"].get("peers", {}).items()}
-        tests.setdefault(test.removeprefix("test_"), []).append((shape.rstrip("]"), b["stats"]["median"], peers))
+        test, _, case = b["name"].partition("[")
+        info = b["extra_info"]
+        peers = {name: peer["median"] for name, peer in info.get("peers", {}).items()}
+        result = Result(case.removesuffix("]"), b["stats"]["median"], peers, figures(info))
+        tests.setdefault(test.removeprefix("test_"), []).append(result)
     return tests
+
+
+def columns(rows: list[dict[str, Any]]) -> list[str]:
+    """The keys of all rows, in order of appearance; some rows may lack some."""
+    return list(dict.fromkeys(key for row in rows for key in row))
 
 
 def machine(run: dict[str, Any]) -> str:
@@ -53,57 +78,78 @@ def machine(run: dict[str, Any]) -> str:
     )
 
 
-def table(run: dict[str, Any]) -> str:
+def table(test: str, results: list[Result]) -> list[str]:
     """Markdown: medians in ms and ratios of medians, in which more than 1 means that rnnfast is faster."""
+    peers, more = columns([r.peers for r in results]), columns([r.figures for r in results])
+    heads = [f"{test.replace('_', ' ')}, ms", "rnnfast", *(h for p in peers for h in (p, "ratio")), *more]
+    lines = [heads, ["---"] * len(heads)]
+    for r in results:
+        cells = [r.case.replace("_", " "), number(r.ours)]
+        for p in peers:
+            cells += [number(r.peers[p]), f"**{r.peers[p] / r.ours:.2f}**"] if p in r.peers else ["", ""]
+        lines.append(cells + [r.figures.get(name, "") for name in more])
+    if peers:
+        means = [geometric_mean([r.peers[p] / r.ours for r in results if p in r.peers]) for p in peers]
+        lines.append(["geometric mean", "", *(c for m in means for c in ("", f"**{m:.2f}**")), *[""] * len(more)])
+    return ["| " + " | ".join(cells) + " |" for cells in lines]
+
+
+def number(seconds: float) -> str:
+    return in_words(seconds).removesuffix(" ms").strip()
+
+
+def tables(run: dict[str, Any]) -> str:
     lines = [machine(run)]
-    for test, results in rows(run).items():
-        peers = list(results[0][2])
-        lines += ["", f"| {test}, ms | rnnfast | " + " | ".join(f"{p} | ratio" for p in peers) + " |"]
-        lines += ["|---" * (2 + 2 * len(peers)) + "|"]
-        for shape, ours, medians in results:
-            cells = [shape.replace("_", " "), in_words(ours)[:-3].strip()]
-            for p in peers:
-                cells += [in_words(medians[p])[:-3].strip(), f"**{medians[p] / ours:.2f}**"]
-            lines.append("| " + " | ".join(cells) + " |")
-        means = [f"| **{geometric_mean([m[p] / ours for _, ours, m in results]):.2f}** |" for p in peers]
-        lines.append("| geometric mean | " + " ".join(["|", *means]))
+    for test, results in results_by_test(run).items():
+        lines += ["", *table(test, results)]
     return "\n".join(lines)
 
 
-def draw(run: dict[str, Any], path: Path) -> None:
-    """One panel for each test: how many times faster than each peer, by shape."""
+def draw(run: dict[str, Any], path: Path) -> bool:
+    """One panel for each of the main tests: how many times faster than torch.nn, by shape. False: none ran."""
+    tests = {test: results for test, results in results_by_test(run).items() if test in PICTURED}
+    if not tests:
+        return False
     from matplotlib.figure import Figure
 
-    tests = rows(run)
     figure = Figure(figsize=(5.5 * len(tests), 5.2), layout="constrained")
     panels = figure.subplots(1, len(tests), squeeze=False, sharey=True)[0]
     for panel, (test, results) in zip(panels, tests.items(), strict=True):
-        places = range(len(results))
-        for i, peer in enumerate(results[0][2]):
-            values = [medians[peer] / ours for _, ours, medians in results]
-            height = 0.8 / len(results[0][2])
-            bars = panel.barh([p + i * height for p in places], values, height, label=peer)
-            panel.bar_label(bars, fmt=" %.2f", fontsize=8)
+        bars = panel.barh(range(len(results)), [r.peers[PEER] / r.ours for r in results], 0.8)
+        panel.bar_label(bars, fmt=" %.2f", fontsize=8)
         panel.margins(x=0.15)
         panel.axvline(1, color="black", linewidth=1)
-        panel.set_yticks(list(places), [shape.replace("_", " ") for shape, _, _ in results])
-        panel.set(title=test, xlabel="time of the peer / time of rnnfast")
+        panel.set_yticks(range(len(results)), [r.case.replace("_", " ") for r in results])
+        panel.set(title=test, xlabel=f"time of {PEER} / time of rnnfast")
     panels[0].invert_yaxis()
-    panels[0].legend(loc="lower right")
     figure.suptitle(machine(run), fontsize=9)
     figure.savefig(path, dpi=110)
+    return True
+
+
+def compact(value: Any) -> Any:
+    """A run without what a published record does not need: single times, the commit, the host's name."""
+    if isinstance(value, dict):
+        return {k: compact(v) for k, v in value.items() if k not in ("commit_info", "node", "data")}
+    if isinstance(value, list):
+        return [compact(v) for v in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="what pytest --benchmark-json wrote")
     parser.add_argument("--picture", type=Path, help="default: the run's name with .png")
+    parser.add_argument("--compact", type=Path, metavar="OUT", help="write a small copy of the run, nothing else")
     options = parser.parse_args()
     run = read(options.run)
-    print(table(run))
+    if options.compact:
+        options.compact.write_text(json.dumps(compact(run), separators=(",", ":")) + "\n")
+        return
+    print(tables(run))
     picture = options.picture or options.run.with_suffix(".png")
-    draw(run, picture)
-    print(f"\npicture: {picture}", file=sys.stderr)
+    if draw(run, picture):
+        print(f"\npicture: {picture}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,6 +32,38 @@ def shape_id(shape: tuple[int, int, int]) -> str:
 
 
 @dataclass(frozen=True)
+class Row:
+    """A layer with options, or with an input of another width than its own."""
+
+    id: str
+    T: int
+    B: int
+    H: int
+    I: int | None = None  # noqa: E741
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def pair(self) -> Pair:
+        return Pair.of(self.T, self.B, self.H, self.I, **self.options)
+
+
+MORE_ROWS = [
+    Row("T1_B32_H256", 1, 32, 256),
+    Row("T1_B64_H512", 1, 64, 512),
+    Row("T8_B32_H512", 8, 32, 512),
+    Row("T50_B32_H128_2_layers", 50, 32, 128, options={"num_layers": 2}),
+    Row("T50_B32_H128_bidirectional", 50, 32, 128, options={"bidirectional": True}),
+    Row("T100_B1_H256_bidirectional", 100, 1, 256, options={"bidirectional": True}),
+    Row("T50_B32_H128_batch_first", 50, 32, 128, options={"batch_first": True}),
+    Row("T100_B32_H128_I1", 100, 32, 128, 1),
+    Row("T50_B32_H128_I512", 50, 32, 128, 512),
+    Row("rows_of_images_T28_B128_H128_I28", 28, 128, 128, 28),
+    Row("names_by_character_T9_B1_H128_I57", 9, 1, 128, 57),
+    Row("words_T35_B20_H200", 35, 20, 200),
+    Row("time_series_T12_B64_H4_I1", 12, 64, 4, 1),
+]
+
+
+@dataclass(frozen=True)
 class Pair:
     """rnnfast's layer and its peer in torch.nn, with equal weights, and an input for both."""
 
@@ -41,11 +73,12 @@ class Pair:
     dy: Tensor
 
     @classmethod
-    def of(cls, T: int, B: int, H: int, **options: Any) -> Pair:
-        peer = nn.RNN(H, H, **options)
-        ours = rnnfast.RNN(H, H, **options)
+    def of(cls, T: int, B: int, H: int, I: int | None = None, **options: Any) -> Pair:  # noqa: E741
+        I = H if I is None else I  # noqa: E741
+        peer = nn.RNN(I, H, **options)
+        ours = rnnfast.RNN(I, H, **options)
         ours.load_state_dict(peer.state_dict())
-        x = torch.randn(T, B, H)
+        x = torch.randn(B, T, I) if options.get("batch_first") else torch.randn(T, B, I)
         with torch.no_grad():
             dy = torch.randn_like(peer(x)[0])
         return cls(ours, peer, x, dy)
@@ -60,6 +93,16 @@ class Pair:
 def forward(layer: nn.Module, pair: Pair) -> None:
     with torch.no_grad():
         layer(pair.x)
+
+
+def inference(layer: nn.Module, pair: Pair) -> None:
+    with torch.inference_mode():
+        layer(pair.x)
+
+
+def forward_grad(layer: nn.Module, pair: Pair) -> None:
+    """Forward in grad mode, which keeps what a backward would need; none follows."""
+    layer(pair.x.detach().requires_grad_())
 
 
 def training(layer: nn.Module, pair: Pair) -> None:

@@ -62,7 +62,9 @@ class Planner {
     plan.tile = tile_;
     plan.tile_columns = tile_.vectors * lanes_;
     plan.isa = name(p_.isa);
+    plan.seconds = seconds(best);
     plan.why = p_.wishes.schedule || p_.wishes.workers ? "as asked for"
+               : p_.crowded                            ? "the processors are busy with something else"
                : best.crew > 1                         ? "workers own units, which stay in their caches"
                : best.workers() == p_.threads    ? "a worker for each thread, which owns rows of the batch"
                : best.workers() == rows_         ? "as many workers as rows of the batch"
@@ -80,7 +82,8 @@ class Planner {
                                                   ? WeightLayout::in_place
                                                   : WeightLayout::packed);
     const Wishes& wishes = p_.wishes;
-    const int most = std::max(1, wishes.workers.value_or(std::min(p_.threads, p_.processors)));
+    const int most =
+        std::max(1, wishes.workers.value_or(p_.crowded ? 1 : std::min(p_.threads, p_.processors)));
     const auto cost = [&](const Choice& c) {
       const bool other = wishes.schedule && (c.crew > 1) != (*wishes.schedule == Schedule::unit_split);
       return std::make_tuple(other, wishes.workers ? most - c.workers() : 0, seconds(c));
@@ -110,7 +113,9 @@ class Planner {
     const double multiplied = T - (forward && p_.initial ? 0 : 1);  // steps with a matrix product
     const double rows = static_cast<double>(ceil_div(rows_, c.shares));
     const double panels = static_cast<double>(ceil_div(panels_, c.crew));
-    const double vectors = panels * tile_.vectors;  // of matrix columns
+    // Of matrix columns; a last panel is multiplied only as far as there are units.
+    const double vectors =
+        std::min(panels * tile_.vectors, std::ceil(static_cast<double>(p_.H) / lanes_) * columns_);
     const double groups = std::ceil(static_cast<double>(p_.G) / c.shares);
 
     double cycles = panels * K *

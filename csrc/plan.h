@@ -63,6 +63,7 @@ struct Problem {
   Isa isa = Isa::baseline;
   int threads = 1;
   int processors = 1 << 20;  // threads beyond these would only take turns
+  bool crowded = false;      // other programs have taken processors (cpu/team.h)
   Wishes wishes;
 };
 
@@ -75,6 +76,7 @@ struct Plan {
   int tile_columns = 1;
   const char* isa = "";
   const char* why = "";
+  double seconds = 0;  // as predicted for the machine that the planner's constants were measured on
 };
 
 Plan plan(const Problem& problem);

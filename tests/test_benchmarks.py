@@ -10,42 +10,141 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason=f"no {BENCHMARKS}: not run from a checkout")
+
+# At least one row of each test.
+ROWS = [
+    "test_contention.py::test_beside_another_forward[T50_B32_H32]",
+    "test_contention.py::test_beside_another_training[T1_B1_H128]",
+    "test_contention.py::test_twice_the_threads_forward[T50_B32_H32]",
+    "test_contention.py::test_twice_the_threads_training[T50_B32_H32]",
+    "test_forward.py::test_forward[T1_B1_H128]",
+    "test_forward.py::test_forward[T50_B32_H32]",
+    "test_forward.py::test_forward_grad[T50_B32_H32]",
+    "test_forward.py::test_forward_more[T50_B32_H128_batch_first]",
+    "test_forward.py::test_forward_more[time_series_T12_B64_H4_I1]",
+    "test_latency.py",
+    "test_plans.py::test_plans[T1_B1_H128_forward]",
+    "test_plans.py::test_plans[T20_B1_H512_G2_bptt]",
+    "test_roofline.py::test_roofline[T50_B32_H32_forward]",
+    "test_roofline.py::test_roofline[T1_B1_H128_bptt]",
+    "test_training.py::test_training[T1_B1_H128]",
+    "test_training.py::test_training[T50_B32_H32]",
+    "test_training.py::test_training_more[T50_B32_H128_2_layers]",
+]
 
 
 def run(*command, **environment):
-    environment = {**os.environ, **environment}
+    environment = {**os.environ, "RNNFAST_BENCH_SECONDS": "0.02", **environment}
     return subprocess.run([sys.executable, *map(str, command)], env=environment, capture_output=True, text=True)
 
 
-@pytest.mark.skipif(not BENCHMARKS.is_dir(), reason=f"no {BENCHMARKS}: not run from a checkout")
-def test_a_run_and_its_report(tmp_path):
-    record = tmp_path / "run.json"
-    result = run(
-        "-m",
-        "pytest",
-        BENCHMARKS,
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-k",
-        "T1_B1_H128 or T50_B32_H32",
-        f"--benchmark-json={record}",
-        RNNFAST_BENCH_SECONDS="0.02",
-        RNNFAST_BENCH_THREADS="1",
-    )
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A run of some rows: what it printed, its record's path, and its benchmarks by test."""
+    record = tmp_path_factory.mktemp("benchmarks") / "run.json"
+    rows = [BENCHMARKS / row for row in ROWS]
+    options = ("-q", "-p", "no:cacheprovider", f"--benchmark-json={record}")
+    result = run("-m", "pytest", *rows, *options, RNNFAST_BENCH_THREADS="2")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "test_training: geometric mean x" in result.stdout
-    saved = json.loads(record.read_text())
-    assert saved["machine_info"]["threads"] == 1
-    ratios = [b["extra_info"]["peers"]["torch.nn"]["median"] / b["stats"]["median"] for b in saved["benchmarks"]]
-    assert len(ratios) == 4
+    tests = {}
+    for benchmark in json.loads(record.read_text())["benchmarks"]:
+        tests.setdefault(benchmark["name"].split("[")[0], []).append(benchmark)
+    return result.stdout, record, tests
 
-    report = run(BENCHMARKS / "report.py", record)
-    assert report.returncode == 0, report.stderr
-    assert "1 threads; rnnfast" in report.stdout
-    shown = [float(r) for r in re.findall(r"^\| T.* \*\*([\d.]+)\*\* \|$", report.stdout, re.M)]
-    assert shown == pytest.approx(ratios, abs=0.006)
-    assert (tmp_path / "run.png").stat().st_size > 1000
+
+@pytest.fixture(scope="module")
+def report(measured):
+    result = run(BENCHMARKS / "report.py", measured[1])
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def ratio(benchmark):
+    return benchmark["extra_info"]["peers"]["torch.nn"]["median"] / benchmark["stats"]["median"]
+
+
+def table_rows(report, head):
+    """The cells of a table's rows, its head's first."""
+    found = re.search(rf"^\| {head}.*(?:\n\|.*)*", report, re.M)[0].splitlines()
+    return [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in found if "---" not in line]
+
+
+def test_ratios(measured, report):
+    output, record, tests = measured
+    assert "test_training: geometric mean x" in output
+    assert json.loads(record.read_text())["machine_info"]["threads"] == 2
+    assert "2 threads; rnnfast" in report
+    for test in ("test_forward", "test_training", "test_latency_cell_training", "test_twice_the_threads_forward"):
+        head, *rows, mean = table_rows(report, test.removeprefix("test_").replace("_", " ") + ", ms")
+        assert head[1:4] == ["rnnfast", "torch.nn", "ratio"]
+        assert [float(row[3]) for row in rows] == pytest.approx([ratio(b) for b in tests[test]], abs=0.006)
+        assert mean[0] == "geometric mean"
+    assert (record.parent / "run.png").stat().st_size > 1000
+
+
+def test_plans(measured, report):
+    output, _, tests = measured
+    assert "plans: the worst choice is" in output
+    head, *rows = table_rows(report, "plans, ms")
+    assert head[2:] == ["chosen", "best forced", "chosen / best"]
+    for row, benchmark in zip(rows, tests["test_plans"], strict=True):
+        info = benchmark["extra_info"]
+        best = min(info["forced"], key=lambda plan: info["forced"][plan]["median"])
+        assert row[3] == best
+        assert info["chosen / best"] == pytest.approx(
+            benchmark["stats"]["median"] / info["forced"][best]["median"]
+        )
+
+
+def test_roofline(measured, report):
+    _, record, tests = measured
+    peaks = json.loads(record.read_text())["machine_info"]["peaks"]
+    assert set(peaks["flop/s"]) == set(peaks["bytes/s"]) == {"1", "2"}
+    info = tests["test_roofline"][0]["extra_info"]
+    assert info["Mflop"] == 2 * 50 * 32 * 32 * 32 / 1e6
+    # 4 KB are read from L1, so operations bound this one.
+    floor = info["Mflop"] * 1e6 / peaks["flop/s"]["2"]
+    assert info["floor, ms"] == pytest.approx(floor * 1e3)
+    assert 0 < info["share"] == pytest.approx(floor / tests["test_roofline"][0]["stats"]["median"])
+    assert table_rows(report, "roofline, ms")[0][-2:] == ["floor, ms", "share"]
+
+
+def test_contention(measured, report):
+    for test in ("forward", "training"):
+        (benchmark,) = measured[2][f"test_beside_another_{test}"]
+        assert benchmark["extra_info"]["p95_over_one_worker"] > 0
+        assert table_rows(report, f"beside another {test}")[0][-1] == "p95_over_one_worker"
+
+
+def test_compact(measured, report, tmp_path):
+    small = tmp_path / "small.json"
+    result = run(BENCHMARKS / "report.py", measured[1], "--compact", small)
+    assert result.returncode == 0, result.stderr
+    text = small.read_text()
+    assert not re.search('"(data|node|commit_info)":', text)
+    assert len(text) < measured[1].stat().st_size / 3
+    of_small = run(BENCHMARKS / "report.py", small)
+    assert of_small.stdout == report
+
+
+def test_the_committed_record(tmp_path):
+    committed = BENCHMARKS / "results" / "cpu.json"
+    result = run(BENCHMARKS / "report.py", committed, "--picture", tmp_path / "a.png")
+    assert result.returncode == 0, result.stderr
+    assert len(table_rows(result.stdout, "forward, ms")) == 13
+
+
+def test_spread(tmp_path):
+    record = tmp_path / "spread.json"
+    result = run(BENCHMARKS / "spread.py", 2, "--json", record, "-k", "T1_B1_H128 or T50_B32_H32")
+    assert result.returncode == 0, result.stderr
+    head, *rows = table_rows(result.stdout, "training, ratios of 2 processes")
+    assert head[1:] == ["least", "median", "largest"]
+    ratios = json.loads(record.read_text())["ratios"]["training"]
+    assert list(ratios) == ["T1_B1_H128", "T50_B32_H32", "geometric mean"]
+    for row, (least, largest) in zip(rows, map(sorted, ratios.values()), strict=True):
+        assert [float(row[1]), float(row[3])] == pytest.approx([least, largest], abs=0.006)
 
 
 def test_a_file_that_is_no_run(tmp_path):

@@ -8,7 +8,8 @@
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 
-#include "small_gemm.h"
+#include "own_gemm.h"
+#include "running.h"
 
 // As torch/csrc/inductor/aoti_torch/c/shim_cpu.h has it, which stable-ABI code cannot include. Weak: a torch
 // without oneDNN lacks it.
@@ -22,10 +23,26 @@ inline Tensor transposed(const Tensor& t) {
   return view_of(t, {t.size(1), t.size(0)}, {t.stride(1), t.stride(0)});
 }
 
+// Multiplications up to which our own kernels were the faster.
+constexpr double kSmallProduct = 5e5;
+
+inline double multiplications(const Tensor& a, const Tensor& b) {
+  return static_cast<double>(a.size(0)) * static_cast<double>(a.size(1)) * static_cast<double>(b.size(1));
+}
+
+// Whether to spare a product the library, and with it the other threads.
+inline bool stays_here(double multiplications) { return multiplications <= kSmallProduct || crowded(); }
+
+// Seconds that a library's product may be expected to take, for crowded().
+inline double expected_seconds(double multiplications) { return 5e-6 + multiplications / 5e10; }
+
 // to = a b, for 2-D a and b.
 inline void product_to(Tensor& to, const Tensor& a, const Tensor& b) {
-  if (try_small_product(to, a, b)) return;
-  require(aoti_torch_cpu_mm_out(to.get(), a.get(), b.get()) == AOTI_TORCH_SUCCESS, "torch's mm failed");
+  const double size = multiplications(a, b);
+  if (stays_here(size) && try_own_product(to, a, b)) return;
+  watched(expected_seconds(size), [&] {
+    require(aoti_torch_cpu_mm_out(to.get(), a.get(), b.get()) == AOTI_TORCH_SUCCESS, "torch's mm failed");
+  });
 }
 
 inline Tensor product(const Tensor& a, const Tensor& b) {
@@ -42,14 +59,19 @@ inline void add_product(Tensor& to, const Tensor& a, const Tensor& b) {
 
 // a b where `a` has many rows: by oneDNN from so many multiplications on.
 inline Tensor many_rows_product(const Tensor& a, const Tensor& b, const std::optional<double>& onednn_from) {
-  const double multiplications = static_cast<double>(a.size(0)) * a.size(1) * b.size(1);
-  if (onednn_from && multiplications >= *onednn_from &&
-      a.scalar_type() == torch::headeronly::ScalarType::Float && aoti_torch_cpu__linear_pointwise) {
+  const double size = multiplications(a, b);
+  const bool by_onednn = onednn_from && size >= *onednn_from && !stays_here(size) &&
+                         a.scalar_type() == torch::headeronly::ScalarType::Float &&
+                         aoti_torch_cpu__linear_pointwise;
+  if (by_onednn) {
     AtenTensorHandle handle = nullptr;
     const char* algorithm = "";
-    if (aoti_torch_cpu__linear_pointwise(a.get(), transposed(b).get(), nullptr, "none", nullptr, 0,
-                                         &algorithm, &handle) == AOTI_TORCH_SUCCESS)
-      return Tensor(handle);
+    bool done = false;
+    watched(expected_seconds(size), [&] {
+      done = aoti_torch_cpu__linear_pointwise(a.get(), transposed(b).get(), nullptr, "none", nullptr, 0,
+                                              &algorithm, &handle) == AOTI_TORCH_SUCCESS;
+    });
+    if (done) return Tensor(handle);
   }
   return product(a, b);
 }

@@ -6,20 +6,20 @@
 namespace rnnfast {
 
 // out[i][j] = sum over k of a[i][k] * panel[k][j], each sum taken in the order of k, for MR rows of `a`, NV
-// vectors of columns. Rows lie `a_row`, `panel_row` and `out_row` apart.
+// vectors of columns. Rows lie `a_row`, `panel_row` and `out_row` apart, the columns of `a` `a_column`.
 template <class S, int MR, int NV>
-void multiply(const Compute<S>* a, int64_t a_row, const S* panel, int64_t panel_row, int64_t K,
-              Compute<S>* out, int64_t out_row) {
+void multiply(const Compute<S>* a, int64_t a_row, int64_t a_column, const S* panel, int64_t panel_row,
+              int64_t K, Compute<S>* out, int64_t out_row) {
   using V = Vec<Compute<S>>;
   constexpr int VL = kLanes<S>;
   V acc[MR][NV] = {};
-  for (int64_t k = 0; k < K; ++k, panel += panel_row) {
+  for (int64_t k = 0; k < K; ++k, a += a_column, panel += panel_row) {
     V w[NV];
 #pragma GCC unroll 8
     for (int j = 0; j < NV; ++j) w[j] = load(panel + j * VL);
 #pragma GCC unroll 8
     for (int i = 0; i < MR; ++i) {
-      const Compute<S> x = a[i * a_row + k];
+      const Compute<S> x = a[i * a_row];
 #pragma GCC unroll 8
       for (int j = 0; j < NV; ++j) acc[i][j] += x * w[j];
     }
@@ -32,7 +32,8 @@ void multiply(const Compute<S>* a, int64_t a_row, const S* panel, int64_t panel_
 }
 
 template <class S>
-using Multiply = void (*)(const Compute<S>*, int64_t, const S*, int64_t, int64_t, Compute<S>*, int64_t);
+using Multiply = void (*)(const Compute<S>*, int64_t, int64_t, const S*, int64_t, int64_t, Compute<S>*,
+                          int64_t);
 
 // The microkernel for `rows` <= MR rows and `vectors` <= NV vectors.
 template <class S, int MR, int NV>

@@ -110,11 +110,11 @@ class Weights {
     const int64_t blocks = std::min<int64_t>(P::kBlocks, ceil_div(units - panel * P::kUnits, VL));
     const auto multiply_panel =
         multiply_sized<S, P::kTile.rows, P::kTile.vectors>(rows, static_cast<int>(blocks) * P::kColumns);
-    if (!stays(panel)) return multiply_panel(a, a_row, packed(panel), P::kWidth, K_, results, P::kWidth);
+    if (!stays(panel)) return multiply_panel(a, a_row, 1, packed(panel), P::kWidth, K_, results, P::kWidth);
     const Matrix& m = r_.matrices[Phase::kMatrix];
     const S* data = static_cast<const S*>(m.data) + g_ * m.group;
     if constexpr (Phase::kTransposed) {
-      multiply_panel(a, a_row, data + panel * P::kUnits, m.row, K_, results, P::kWidth);
+      multiply_panel(a, a_row, 1, data + panel * P::kUnits, m.row, K_, results, P::kWidth);
     } else {
       int64_t unit = panel * P::kUnits;
       for (int block = 0; block < blocks; ++block, unit += VL) {

@@ -4,8 +4,10 @@
 #include <sched.h>
 #endif
 
+#include <cstdlib>
 #include <thread>
 
+#include "team.h"
 #include "tensors.h"
 #include "vec.h"
 
@@ -14,6 +16,13 @@ namespace {
 
 thread_local std::optional<Plan> last_plan_run;
 thread_local Wishes wishes;
+
+Crowding crowding;
+// RNNFAST_YIELD=0: as many workers as planned, however crowded the machine is.
+const bool yields = [] {
+  const char* value = std::getenv("RNNFAST_YIELD");
+  return !value || std::string(value) != "0";
+}();
 
 // Processors that this process may run on.
 int processors() {
@@ -43,6 +52,10 @@ std::string last_plan() { return last_plan_run ? describe(*last_plan_run) : ""; 
 
 }  // namespace
 
+bool crowded() { return yields && crowding.now(); }
+
+void watched(double expected, const std::function<void()>& work) { crowding.watch(expected, work); }
+
 void plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, bool initial) {
   Problem problem;
   problem.cell = cell, problem.pass = pass, problem.dtype = dtype, problem.isa = kIsa;
@@ -50,7 +63,14 @@ void plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, bool i
   problem.threads = static_cast<int>(torch::stable::get_num_threads());
   problem.processors = processors();
   problem.wishes = wishes;
-  last_plan_run = run_elman(r, cell, pass, dtype, plan(problem));
+  problem.crowded = problem.threads > 1 && crowded();
+  const Plan chosen = plan(problem);
+  const auto run = [&] { last_plan_run = run_elman(r, cell, pass, dtype, chosen); };
+  if (chosen.workers > 1) {
+    crowding.watch(chosen.seconds, run);
+  } else {
+    run();
+  }
 }
 
 }  // namespace rnnfast

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
@@ -39,6 +40,48 @@ void parallel(int workers, const Work& work) {
 #endif
   for (int worker = 0; worker < workers; ++worker) work(worker);
 }
+
+// Whether other programs leave this one fewer processors than it has threads, told by how long things take.
+//
+// A parallel region, ours or a library's, ends when its last thread has been there, even if others have done
+// its share. Where that thread waits for a processor, this is the time slice of another program, which
+// libgomp's spinning threads only prolong: two workers then take 10 ms for what one does in 0.1. After that
+// has happened everything is done by one worker for a while; each time that follows doubles the while.
+class Crowding {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  bool now() const { return seconds() < until_.load(std::memory_order_relaxed); }
+
+  // Does some work of several threads that is expected to take so many seconds, and learns from it.
+  template <class Work>
+  auto watch(double expected, const Work& work) {
+    struct Watch {
+      Crowding& crowding;
+      double expected, begin = seconds();
+      ~Watch() { crowding.learn(seconds() - begin, expected); }
+    } watch{*this, expected};
+    return work();
+  }
+
+ private:
+  static double seconds() { return std::chrono::duration<double>(Clock::now().time_since_epoch()).count(); }
+
+  void learn(double took, double expected) {
+    if (took < kSlice + kSlow * expected) {
+      pause_.store(kShortest, std::memory_order_relaxed);
+      return;
+    }
+    const double pause = pause_.load(std::memory_order_relaxed);
+    until_.store(seconds() + pause, std::memory_order_relaxed);
+    pause_.store(std::min(2 * pause, kLongest), std::memory_order_relaxed);
+  }
+
+  // Time slices are longer than this, and no machine is so much slower than the one expectations come from.
+  static constexpr double kSlice = 1e-3, kSlow = 10;
+  static constexpr double kShortest = 0.05, kLongest = 2;  // s
+  std::atomic<double> until_{0}, pause_{kShortest};
+};
 
 inline void pause() {
 #if defined(__x86_64__)

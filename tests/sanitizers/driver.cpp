@@ -3,14 +3,18 @@
 // each problem runs in a fresh thread, so that its working memory (Arena) is exactly as long as well.
 //
 //   driver [problems [seed [only]]]    `only`: run just the problem of that number
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <iterator>
 #include <limits>
 #include <memory>
 #include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "cells/elman.h"
@@ -141,10 +145,10 @@ constexpr Split kSplits[] = {{1, 1, WeightLayout::packed}, {1, 1, WeightLayout::
                              {3, 3, WeightLayout::packed}, {3, 3, WeightLayout::in_place}};
 constexpr int kCombinations = std::size(kSplits) * std::size(kDtypes) * 2;
 
-class Problem {
+class Trial {
  public:
   // Consecutive numbers go through all combinations of split, dtype and pass; the rest is drawn.
-  Problem(int number, uint64_t seed) : random_(seed * 1000003 + number) {
+  Trial(int number, uint64_t seed) : random_(seed * 1000003 + number) {
     split_ = kSplits[number % std::size(kSplits)];
     dtype_ = static_cast<Dtype>(number / std::size(kSplits) % std::size(kDtypes));
     pass_ = number / (std::size(kSplits) * std::size(kDtypes)) % 2 ? Pass::bptt : Pass::forward;
@@ -294,7 +298,8 @@ class Problem {
 
   void forward() {
     using Places = Elman<Tanh>::Forward;
-    const auto any = [&] { return uniform(); }, nothing = [] { return kNan; };
+    const auto any = [&] { return uniform(); };
+    const auto nothing = [] { return kNan; };
     const Array* gates = stream(Places::kGates, "gates", any);
     Array* y = nullptr;
     if (given("in-place")) {  // states take the place of gates
@@ -333,7 +338,8 @@ class Problem {
 
   void bptt() {
     using Places = Elman<Tanh>::Adjoint;
-    const auto any = [&] { return uniform(); }, nothing = [] { return kNan; };
+    const auto any = [&] { return uniform(); };
+    const auto nothing = [] { return kNan; };
     const Array* y = stream(Places::kY, "y", [&] { return state(); });
     const Array* dy = given("dy", 4) ? stream(Places::kDy, "dy", any) : nullptr;
     const Array* dh_n = !dy || given("dh_n") ? end(Places::kDhN, "dh_n", any) : nullptr;
@@ -374,21 +380,28 @@ class Problem {
   std::string options_;
 };
 
+std::string current;  // the problem that runs
+
 }  // namespace
+
+// Of the sanitizers' runtime: what to call before ending the process with a report.
+extern "C" __attribute__((weak)) void __sanitizer_set_death_callback(void (*callback)());
 
 int main(int argc, char** argv) {
   const int problems = std::max(kCombinations, argc > 1 ? std::atoi(argv[1]) : 320);
   const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 0;
   const int only = argc > 3 ? std::atoi(argv[3]) : -1;
+  if (__sanitizer_set_death_callback)
+    __sanitizer_set_death_callback([] { std::fprintf(stderr, "in %s\n", current.c_str()); });
   for (int number = 0; number < problems; ++number) {
     if (only >= 0 && number != only) continue;
-    Problem problem(number, seed);
-    if (only >= 0) std::fprintf(stderr, "%s\n", problem.name().c_str());
-    std::thread([&] { problem.run(); }).join();
-    const std::string mismatch = problem.mismatch();
+    Trial trial(number, seed);
+    current = "problem " + std::to_string(number) + " of seed " + std::to_string(seed) + ": " + trial.name();
+    if (only >= 0) std::fprintf(stderr, "%s\n", current.c_str());
+    std::thread([&] { trial.run(); }).join();
+    const std::string mismatch = trial.mismatch();
     if (!mismatch.empty()) {
-      std::fprintf(stderr, "problem %d of seed %llu: %s: %s\n", number, static_cast<unsigned long long>(seed),
-                   problem.name().c_str(), mismatch.c_str());
+      std::fprintf(stderr, "%s: %s\n", current.c_str(), mismatch.c_str());
       return 1;
     }
   }

@@ -1,0 +1,36 @@
+"""The raw operators against what the machine can do at most."""
+
+import re
+import statistics
+
+import pytest
+import torch
+from raw import last_plan, problems
+from roofline import floor_seconds
+from shapes import SHAPES
+
+PROBLEMS = problems([(*shape, 1) for shape in [*SHAPES, (100, 1, 512)]])
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.id)
+def test_roofline(benchmark, in_turn, peaks, problem):
+    times = in_turn(problem.call(), {})
+    if not times:
+        return
+    seconds = statistics.median(times["rnnfast"])
+    plan = last_plan()
+    # The workers of a crew share W_hh; those of other crews read all of it as well.
+    crew, workers = (int(re.search(rf"{name}=(\d+)", plan)[1]) for name in ("crew", "workers"))
+    flop, read = 2 * problem.B * problem.H**2, problem.H**2 * 4 / crew
+    floor = floor_seconds(peaks, torch.get_num_threads(), problem.products, flop, read)
+    benchmark.extra_info.update(
+        {
+            "plan": plan,
+            "Mflop": problem.products * flop / 1e6,
+            "KB of W_hh": read / 1024,
+            "GF/s": problem.products * flop / seconds / 1e9,
+            "GB/s": problem.products * read * workers / seconds / 1e9,
+            "floor, ms": floor * 1e3,
+            "share": floor / seconds,
+        }
+    )
