@@ -93,8 +93,7 @@ extern "C" double read_bandwidth(int threads, size_t bytes) {
     own = static_cast<float*>(aligned_alloc(4096, bytes));
     std::fill(own, own + bytes / 4, 1.0f);
   }
-  const double seconds =
-      least_seconds(threads, [&](int thread) { read_all(buffers[thread], bytes, times); });
+  const double seconds = least_seconds(threads, [&](int thread) { read_all(buffers[thread], bytes, times); });
   for (int i = 0; i < threads; ++i) free(buffers[i]);
   delete[] buffers;
   return threads * double(bytes) * times / seconds;

@@ -27,7 +27,7 @@ def compiled() -> ctypes.CDLL:
     compiler = shlex.split(os.environ.get("CXX", "c++"))
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "roofline.so"
-        options = ["-O2", "-march=native", "-fopenmp", "-shared", "-fPIC", "-o", library, SOURCE]
+        options = ["-O2", "-march=native", "-fopenmp", "-shared", "-fPIC", "-o", str(library), str(SOURCE)]
         try:
             subprocess.run([*compiler, *options], check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as error:

@@ -26,7 +26,7 @@ STABLE_TORCH_LIBRARY(rnnfast, m) {
   m.def(
       "elman_layer(Tensor input, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? h0, "
       "str nonlinearity, int direction=0, bool batch_first=False, Tensor? batch_sizes=None, "
-      "float? onednn_from=None) -> (Tensor, Tensor)");
+      "bool onednn=False) -> (Tensor, Tensor)");
   // One step, (B, H): input (B, I), h (B, H), w_ih (H, I), w_hh (H, H), biases (H).
   m.def(
       "elman_cell(Tensor input, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor h, "
@@ -37,7 +37,7 @@ STABLE_TORCH_LIBRARY(rnnfast, m) {
       "elman_layer_bptt(Tensor? dy, Tensor? dh_n, Tensor input, Tensor w_ih, Tensor w_hh, Tensor? h0, Tensor "
       "y, "
       "str nonlinearity, int direction, bool batch_first, Tensor? batch_sizes, int needs, "
-      "float? onednn_from=None) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "bool onednn=False) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   // The plan that the calling thread's latest rnnfast operator ran by; empty before the first.
   m.def("last_plan() -> str");
   // What the calling thread's further operators are run by, in place of the planner's choice; None: its

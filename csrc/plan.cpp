@@ -21,12 +21,17 @@ constexpr double kHz = 3.3e9;
 constexpr double kFmaLatency = 4;        // cycles
 constexpr double kActivation = 28;       // cycles: a vector of units' arithmetic, loads and stores
 constexpr double kStep = 80;             // cycles: a step, whatever its size
-constexpr double kLaneSums = 48;         // cycles: adding up the lanes of a vector's worth of dot products
-constexpr double kRound = 0.25e-6;       // s: from the last share of a round to the next round
+constexpr double kDots = 1.15;           // FMAs in dot products over those in tiles
+constexpr double kLaneSums = 100;        // cycles: adding up the lanes of a vector's worth of dot products
+constexpr double kRound = 0.35e-6;       // s: from the last share of a round to the next round
 constexpr double kTeam = 3e-6;           // s: starting and joining workers
 constexpr double kL1 = 24e3, kL2 = 8e5;  // bytes that stay in cache from step to step
 constexpr double kL1Rate = 180e9, kL2Rate = 105e9, kL3Rate = 84e9;  // bytes/s
-constexpr double kTransposeRate = 12e9, kCopyRate = 30e9;           // bytes/s: packing
+constexpr double kNotHidden = 0.3;  // of the shorter of arithmetic and reading
+// Reading rows of a matrix in place over reading panels; rows a multiple of 4096 bytes apart share cache
+// sets.
+constexpr double kScattered = 1.1, kAliased = 1.6;
+constexpr double kTransposeRate = 12e9, kCopyRate = 30e9;  // bytes/s: packing
 
 // Without FMA, a multiplication and an addition.
 double fmas_per_cycle(Isa isa) { return isa == Isa::avx2 ? 2 : 1; }
@@ -122,14 +127,17 @@ class Planner {
                     std::max(rows * tile_.vectors / core::fmas_per_cycle(p_.isa),
                              std::ceil(rows / tile_.rows) * core::kFmaLatency);
     if (in_place && forward) {
-      const double dots = std::ceil(K / lanes_) * lanes_ / core::fmas_per_cycle(p_.isa);
+      const double dots = core::kDots * std::ceil(K / lanes_) * lanes_ / core::fmas_per_cycle(p_.isa);
       cycles = vectors * rows * (dots + core::kLaneSums);
     }
     const double bytes = groups * vectors * lanes_ * K * storage_bytes(p_.dtype);
     const double rate = bytes <= core::kL1   ? core::kL1Rate
                         : bytes <= core::kL2 ? core::kL2Rate
                                              : core::kL3Rate;
-    const double matrix = std::max(cycles / core::kHz, bytes / rate);
+    const double in_core = cycles / core::kHz;
+    double reading = bytes / rate;
+    if (in_place) reading *= p_.H * storage_bytes(p_.dtype) % 4096 ? core::kScattered : core::kAliased;
+    const double matrix = std::max(in_core, reading) + core::kNotHidden * std::min(in_core, reading);
     const double pointwise = (rows * vectors / columns_ * core::kActivation + core::kStep) / core::kHz;
 
     double total = multiplied * matrix + T * (pointwise + (c.crew > 1 ? core::kRound : 0));

@@ -75,7 +75,7 @@ def elman_cell(
 def _forward(input: Tensor, w_ih: Tensor | None, *args: Any) -> tuple[Tensor, Tensor]:
     """By the operators."""
     if w_ih is not None:
-        return _op_layer(input, w_ih, *args, gemm.onednn_from())
+        return _op_layer(input, w_ih, *args, gemm.onednn())
     w_hh, b_ih, b_hh, *rest = args
     w_hh, bias = _with_groups(w_hh), joint_bias(b_ih, b_hh)
     return _op(input, w_hh, None if bias is None else bias.view(w_hh.shape[:2]), *rest)
@@ -164,7 +164,7 @@ class _Elman(Function):
             gradients = _gradients(dy, dh_n, input, w_ih, w_hh, h0, y, *options, needs=needs)
         else:
             wanted = needs[0] | needs[1] << 1 | needs[2] << 2 | needs[3] << 3 | needs[4] << 4 | needs[5] << 5
-            gradients = _op_layer_bptt(dy, dh_n, input, w_ih, w_hh, h0, y, *options, wanted, gemm.onednn_from())
+            gradients = _op_layer_bptt(dy, dh_n, input, w_ih, w_hh, h0, y, *options, wanted, gemm.onednn())
         each: list[Tensor | None] = [d if needed else None for d, needed in zip(gradients, needs, strict=False)]
         for i, shape in zip((3, 4), ctx.bias_shapes, strict=True):
             d = each[i]
@@ -319,7 +319,7 @@ def _register_fakes() -> None:
         direction: int = 0,
         batch_first: bool = False,
         batch_sizes: Tensor | None = None,
-        onednn_from: float | None = None,
+        onednn: bool = False,
     ) -> tuple[Tensor, Tensor]:
         G = w_hh.size(0) if w_hh.dim() == 3 else 1
         y = input.new_empty((*input.shape[:-1], w_ih.size(0)))
@@ -343,7 +343,7 @@ def _register_fakes() -> None:
         batch_first: bool,
         batch_sizes: Tensor | None,
         needs: int,
-        onednn_from: float | None = None,
+        onednn: bool = False,
     ) -> tuple[Tensor, ...]:
         G = w_hh.size(0) if w_hh.dim() == 3 else 1
         bias = (w_ih.size(0),) if G == 1 else (G, w_ih.size(0) // G)

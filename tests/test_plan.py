@@ -48,7 +48,7 @@ def test_what_decides(pass_):
     assert "own units" in few_rows.why
     directions = plan(100, 1, 64, G=2, threads=2)
     assert directions.crew == 1, "each direction a core, nobody waits"
-    tiny = plan(100, 4, 8, threads=16)
+    tiny = plan(9, 4, 8, threads=16)
     assert tiny.workers == 1
     assert "too little work" in tiny.why
     assert plan(1, 1, 512, initial=True, threads=2).weights == "in_place"

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from problems import TOLERANCE, assert_close, check_against_oracle, draw
 
+import rnnfast
 from rnnfast import reference
 
 DTYPES = list(TOLERANCE)
@@ -42,7 +43,26 @@ def test_options(nonlinearity, direction, layout, dtype):
             check_against_oracle(draw(7, 9, 37, 3, dtype, **options, given=present))
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("workers", [1, 2, 3, 5])
+@pytest.mark.parametrize("weights", ["packed", "in_place"])
+@pytest.mark.parametrize("schedule", ["batch_split", "unit_split"])
+def test_every_schedule(schedule, weights, workers, dtype):
+    with rnnfast.forced_plan(schedule, weights, workers):
+        for layout, H in itertools.product(["time", "batch", "packed"], [1, 15, 33, 64, 65, 130, 200]):
+            T, B, G = random.randint(1, 7), random.randint(1, 14), random.randint(1, 3)
+            check_against_oracle(draw(T, B, H, G, dtype, direction=random.randint(0, 2), layout=layout))
+
+
+def test_more_workers_than_threads_and_inside_a_parallel_region():
+    """Shares whose workers never come are taken by those that do."""
+    torch.set_num_threads(1)
+    with rnnfast.forced_plan("unit_split", workers=4):
+        check_against_oracle(draw(9, 3, 300))
+        assert "workers=4 crew=4" in op.last_plan()
+
+
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     T=st.integers(1, 12),
     B=st.integers(1, 40),
@@ -54,11 +74,17 @@ def test_options(nonlinearity, direction, layout, dtype):
     layout=st.sampled_from(["time", "batch", "packed"]),
     present=st.sets(st.sampled_from(OPTIONAL)),
     threads=st.integers(1, 5),
+    schedule=st.sampled_from([None, "batch_split", "unit_split"]),
+    weights=st.sampled_from([None, "packed", "in_place"]),
+    workers=st.sampled_from([None, 1, 2, 4]),
 )
-def test_any_shape_and_options(T, B, H, G, dtype, nonlinearity, direction, layout, present, threads):
+def test_any_shape_and_options(
+    T, B, H, G, dtype, nonlinearity, direction, layout, present, threads, schedule, weights, workers
+):
     torch.set_num_threads(threads)
     options = dict(nonlinearity=nonlinearity, direction=direction, layout=layout, given=present)
-    check_against_oracle(draw(T, B, H, G, dtype, **options))
+    with rnnfast.forced_plan(schedule, weights, workers):
+        check_against_oracle(draw(T, B, H, G, dtype, **options))
 
 
 @pytest.mark.parametrize("layout", ["time", "batch", "packed"])
@@ -123,9 +149,12 @@ def test_no_steps_or_no_rows(T, B):
     assert p.bptt(op.elman_bptt, y).shape == (T, B, 1, 4)
 
 
-def ulp_distance(actual, exact):
-    """How many float32 numbers lie between each value and the correctly rounded one (both not negative)."""
-    return (actual.view(torch.int32) - exact.float().view(torch.int32)).abs()
+def ulp_error(actual, exact):
+    """Errors of float32 values in units of the last place of the exact ones (none negative)."""
+    rounded = exact.float()
+    above = torch.nextafter(rounded, torch.tensor(torch.inf))
+    ulp = torch.where(rounded < 1, above - rounded, 2.0**-24).double()
+    return (actual.double() - exact).abs() / ulp
 
 
 def through_tanh(x):
@@ -141,7 +170,7 @@ def test_tanh_is_within_two_ulp_everywhere():
         x = bits[: bits.numel() // 64 * 64].to(torch.int32).view(torch.float32)
         y = through_tanh(x)
         assert (y >= 0).all()
-        assert ulp_distance(y, torch.tanh(x.double())).max() <= 2
+        assert ulp_error(y, torch.tanh(x.double())).max() <= 2
         assert torch.equal(through_tanh(-x), -y), "not odd"
 
 

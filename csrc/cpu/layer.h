@@ -103,14 +103,13 @@ inline std::optional<Tensor> joint_bias(const std::optional<Tensor>& b_ih, const
 }
 
 // W_ih x, (..., G, K), for input (..., I) and w_ih (G K, I).
-inline Tensor project(const Tensor& input, const Tensor& w_ih, int64_t G,
-                      const std::optional<double>& onednn_from) {
+inline Tensor project(const Tensor& input, const Tensor& w_ih, int64_t G, bool onednn) {
   require(input.dim() >= 2 && input.dim() <= 3, "input: got ", input.dim(), " dimensions, expected 2 or 3");
   if (w_ih.dim() != 2 || G == 0 || w_ih.size(0) % G != 0)
     require(false, "w_ih: got shape ", shape_of(w_ih), ", expected (G K, I)");
   const int64_t I = input.size(input.dim() - 1), K = w_ih.size(0) / G;
   check("w_ih", w_ih, {G * K, I}, input);
-  const Tensor gates = many_rows_product(as_rows(input), transposed(w_ih), onednn_from);
+  const Tensor gates = many_rows_product(as_rows(input), transposed(w_ih), onednn);
   Shape shape = shape_of(input);
   shape.back() = G, shape.push_back(K);
   return reshaped(gates, shape);
@@ -129,9 +128,9 @@ class LayerGradients {
         needs_(needs) {}
 
   // dx = dgates W_ih.
-  Tensor input(const Tensor& input, const Tensor& w_ih, const std::optional<double>& onednn_from) const {
+  Tensor input(const Tensor& input, const Tensor& w_ih, bool onednn) const {
     if (!(needs_ & kInput)) return none();
-    return reshaped(many_rows_product(rows_, w_ih, onednn_from), shape_of(input));
+    return reshaped(many_rows_product(rows_, w_ih, onednn), shape_of(input));
   }
 
   // dW_ih = dgates^T x.

@@ -108,11 +108,11 @@ std::tuple<Tensor, Tensor> elman_layer(const Tensor& input, const Tensor& w_ih, 
                                        const OptionalTensor& b_ih, const OptionalTensor& b_hh,
                                        const OptionalTensor& h0, const std::string& nonlinearity,
                                        int64_t direction, bool batch_first, const OptionalTensor& batch_sizes,
-                                       const std::optional<double>& onednn_from) {
+                                       bool onednn) {
   const Tensor w_hh = with_groups(w_hh_given);
   const int64_t G = w_hh.size(0), H = w_hh.size(1);
   const OptionalTensor bias = joint_bias(b_ih, b_hh, G, H);
-  const Tensor gates = project(input, w_ih, G, onednn_from);
+  const Tensor gates = project(input, w_ih, G, onednn);
   const Layout layout(gates, "input", direction, batch_first, batch_sizes);
   // The gates are used once: the states take their place.
   Tensor h_n = empty_state(layout, gates);
@@ -125,7 +125,7 @@ Tensor elman_cell(const Tensor& input, const Tensor& w_ih, const Tensor& w_hh, c
   require(input.dim() == 2 && h.dim() == 2, "input, h: got ", input.dim(), " and ", h.dim(),
           " dimensions, expected 2 and 2");
   const OptionalTensor bias = joint_bias(b_ih, b_hh, 1, w_hh.size(0));
-  const Tensor gates = with_leading_axis(project(input, w_ih, 1, std::nullopt));
+  const Tensor gates = with_leading_axis(project(input, w_ih, 1, false));
   const Layout layout(gates, "input", 0, false, std::nullopt);
   run_forward(layout, gates, gates, nullptr, with_groups(w_hh), bias, with_groups(h), cell_of(nonlinearity));
   return reshaped(gates, {gates.size(1), gates.size(3)});
@@ -135,8 +135,7 @@ Tensor elman_cell(const Tensor& input, const Tensor& w_ih, const Tensor& w_hh, c
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elman_layer_bptt(
     const OptionalTensor& dy, const OptionalTensor& dh_n, const Tensor& input, const Tensor& w_ih,
     const Tensor& w_hh_given, const OptionalTensor& h0, const Tensor& y, const std::string& nonlinearity,
-    int64_t direction, bool batch_first, const OptionalTensor& batch_sizes, int64_t needs,
-    const std::optional<double>& onednn_from) {
+    int64_t direction, bool batch_first, const OptionalTensor& batch_sizes, int64_t needs, bool onednn) {
   const Tensor w_hh = with_groups(w_hh_given);
   const int64_t G = w_hh.size(0);
   const Tensor states = groups_split(y, G);
@@ -145,7 +144,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elman_layer_bptt(
   const Tensor dgates = run_bptt(layout, d, dh_n, states, w_hh, cell_of(nonlinearity));
   const LayerGradients of(layout, dgates, needs);
   const auto [b_ih, b_hh] = of.biases();
-  return {of.input(input, w_ih, onednn_from),
+  return {of.input(input, w_ih, onednn),
           of.w_ih(input),
           of.w_hh(states, h0, w_hh_given),
           b_ih,

@@ -35,6 +35,23 @@ int64_t inner_size(const Recurrence& r) {
   return Phase::kTransposed ? m.rows : m.columns;
 }
 
+// Packs `count` rows of a matrix, `row` apart and K long, as a vector-wide column of a panel whose rows are
+// `panel_row` apart; lanes beyond `count` are zero.
+template <class S>
+void pack_columns(const S* from, int64_t row, int count, int64_t K, S* to, int64_t panel_row) {
+  constexpr int VL = kLanes<S>;
+  for (int64_t k = 0; k < K; k += VL) {
+    const int steps = static_cast<int>(std::min<int64_t>(VL, K - k));
+    Vec<Compute<S>> square[VL] = {};
+    for (int lane = 0; lane < count; ++lane) {
+      const S* p = from + lane * row + k;
+      square[lane] = steps == VL ? load(p) : load(p, steps);
+    }
+    transpose<Compute<S>>(square);
+    for (int i = 0; i < steps; ++i, to += panel_row) store(to, square[i]);
+  }
+}
+
 // Packs one panel of group g.
 template <class Phase, class S>
 void pack_panel(const Recurrence& r, int64_t g, int64_t panel, S* out) {
@@ -59,17 +76,7 @@ void pack_panel(const Recurrence& r, int64_t g, int64_t panel, S* out) {
           }
         }
       } else {  // it is a run of a column
-        const S* from = data + (column * units + unit) * m.row;
-        for (int64_t k = 0; k < K; k += VL) {
-          const int steps = static_cast<int>(std::min<int64_t>(VL, K - k));
-          Vec<Compute<S>> square[VL] = {};
-          for (int lane = 0; lane < lanes; ++lane) {
-            const S* p = from + lane * m.row + k;
-            square[lane] = steps == VL ? load(p) : load(p, steps);
-          }
-          transpose<Compute<S>>(square);
-          for (int i = 0; i < steps; ++i, to += P::kWidth) store(to, square[i]);
-        }
+        pack_columns(data + (column * units + unit) * m.row, m.row, lanes, K, to, P::kWidth);
       }
     }
   }

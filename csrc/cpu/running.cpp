@@ -36,6 +36,8 @@ int processors() {
   return count;
 }
 
+bool crowded() { return yields && crowding.now(); }
+
 void wish_plan(const std::optional<std::string>& schedule, const std::optional<std::string>& weights,
                const std::optional<int64_t>& workers) {
   Wishes w;
@@ -52,9 +54,13 @@ std::string last_plan() { return last_plan_run ? describe(*last_plan_run) : ""; 
 
 }  // namespace
 
-bool crowded() { return yields && crowding.now(); }
-
-void watched(double expected, const std::function<void()>& work) { crowding.watch(expected, work); }
+void with_workers(int at_most, double expected, const std::function<void(int)>& work) {
+  if (at_most == 1) return work(1);
+  int workers = std::min(static_cast<int>(torch::stable::get_num_threads()), processors());
+  if (at_most > 0) workers = std::min(workers, at_most);
+  if (workers <= 1 || crowded()) return work(1);
+  crowding.watch(expected, [&] { work(workers); });
+}
 
 void plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, bool initial) {
   Problem problem;

@@ -11,10 +11,9 @@ namespace rnnfast {
 // initial: whether there is an initial state.
 void plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, bool initial);
 
-// Whether to do everything in the calling thread, the processors being busy with other programs.
-bool crowded();
-
-// Does work that torch spreads over its threads, expected to take so many seconds, and sees whether it is.
-void watched(double expected, const std::function<void()>& work);
+// Does work with as many workers as there are threads and processors for, `at_most` if not 0; with one while
+// the processors are busy with other programs, which is seen from how long it takes beyond the seconds
+// expected.
+void with_workers(int at_most, double expected, const std::function<void(int)>& work);
 
 }  // namespace rnnfast

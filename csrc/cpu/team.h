@@ -78,7 +78,7 @@ class Crowding {
   }
 
   // Time slices are longer than this, and no machine is so much slower than the one expectations come from.
-  static constexpr double kSlice = 1e-3, kSlow = 10;
+  static constexpr double kSlice = 1e-3, kSlow = 5;
   static constexpr double kShortest = 0.05, kLongest = 2;  // s
   std::atomic<double> until_{0}, pause_{kShortest};
 };

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #if defined(__F16C__)
 #include <immintrin.h>
 #endif
@@ -159,9 +160,19 @@ inline void store(f16* p, Vec<float> v) {
 #endif
 }
 
+#if defined(__AVX512F__)
+// The mask of the first lanes.
+inline __mmask16 first(int lanes) { return static_cast<__mmask16>((1u << lanes) - 1); }
+#endif
+
 // The first `lanes` values only; the others read as zero and are not written.
 template <class S>
 inline Vec<Compute<S>> load(const S* p, int lanes) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<S, float>) return bit_cast<Vec<float>>(_mm512_maskz_loadu_ps(first(lanes), p));
+  if constexpr (std::is_same_v<S, double>)
+    return bit_cast<Vec<double>>(_mm512_maskz_loadu_pd(first(lanes), p));
+#endif
   S whole[kLanes<S>] = {};
   std::memcpy(whole, p, lanes * sizeof(S));
   return load(whole);
@@ -169,6 +180,11 @@ inline Vec<Compute<S>> load(const S* p, int lanes) {
 
 template <class S>
 inline void store(S* p, Vec<Compute<S>> v, int lanes) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<S, float>) return _mm512_mask_storeu_ps(p, first(lanes), bit_cast<__m512>(v));
+  if constexpr (std::is_same_v<S, double>)
+    return _mm512_mask_storeu_pd(p, first(lanes), bit_cast<__m512d>(v));
+#endif
   S whole[kLanes<S>];
   store(whole, v);
   std::memcpy(p, whole, lanes * sizeof(S));

@@ -1,9 +1,6 @@
 """Cells that the package does not ship run through its schedules, forward and adjoint."""
 
 import ctypes
-import os
-import subprocess
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,26 +8,10 @@ from problems import random_batch_sizes
 
 from rnnfast.sequences import Layout, is_reversed
 
-HERE = Path(__file__).parent
-CSRC = HERE.parents[1] / "csrc"
-FLAGS = "-O2 -std=c++17 -fPIC -shared -fvisibility=hidden -ffp-contract=fast -Wall -Wextra -Werror -fopenmp"
-
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    if not CSRC.is_dir():
-        pytest.skip(f"the C++ sources are not at {CSRC}: not run from a checkout")
-    path = tmp_path_factory.mktemp("seam") / "cells.so"
-    command = [
-        os.environ.get("CXX", "c++"),
-        *FLAGS.split(),
-        f"-I{CSRC}",
-        str(HERE / "cells.cpp"),
-        "-o",
-        str(path),
-    ]
-    subprocess.run(command, check=True)
-    return ctypes.CDLL(str(path))
+def library(compiled):
+    return compiled("cells.cpp")
 
 
 def pointers(tensors):
