@@ -29,7 +29,7 @@ def test_packed_sequences_are_planned_by_their_longest():
 
 
 def test_plans_for_other_machines():
-    big = dict(cell="elman_tanh", T=100, B=64, H=512)
+    big = dict(cell="elman_tanh", T=100, B=640, H=256)
     wide = rnnfast.plan(**big, threads=16, isa="avx512")
     assert (wide.schedule, wide.workers, wide.crew, wide.weights) == ("batch_split", 16, 1, "packed")
     assert (wide.tile, wide.isa) == ((6, 64), "avx512")
@@ -51,8 +51,9 @@ def test_what_decides(pass_):
     tiny = plan(9, 4, 8, threads=16)
     assert tiny.workers == 1
     assert "too little work" in tiny.why
-    assert plan(1, 1, 512, initial=True, threads=2).weights == "in_place"
-    assert plan(500, 64, 512, threads=2).weights == "packed"
+    assert plan(2, 1, 512, initial=True, threads=2).weights == "in_place"
+    if pass_ == "forward":  # transposed, a matrix can be read in place at no cost
+        assert plan(500, 64, 512, threads=2).weights == "packed"
 
 
 def test_more_threads_than_processors_do_not_help():

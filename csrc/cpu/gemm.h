@@ -28,7 +28,7 @@ inline double multiplications(const Tensor& a, const Tensor& b) {
 
 // Multiplications up to which products are our own, and from which on more than one worker pays. The first
 // does not depend on how crowded the machine is, or results would.
-constexpr double kOwnProduct = 6e7, kWorthWorkers = 4e5;
+constexpr double kOwnProduct = 6e7, kWorthWorkers = 2e6;
 
 // to = a b, for 2-D a and b.
 inline void product_to(Tensor& to, const Tensor& a, const Tensor& b) {
