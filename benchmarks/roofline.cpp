@@ -75,6 +75,30 @@ void read_all(const float* data, size_t bytes, size_t times) {
 
 }  // namespace
 
+// So many rounds of 12 multiply-adds of vectors by each thread.
+extern "C" void multiply_adds(int threads, long rounds) {
+#pragma omp parallel num_threads(threads)
+  multiply_add(rounds);
+}
+
+// Each thread reads a buffer of its own, of so many bytes (a multiple of 4096), so often.
+extern "C" void reads(int threads, size_t bytes, size_t times) {
+#pragma omp parallel num_threads(threads)
+  {
+    static thread_local float* own = nullptr;
+    static thread_local size_t size = 0;
+    if (size != bytes) {
+      free(own);
+      own = static_cast<float*>(aligned_alloc(4096, bytes));
+      std::fill(own, own + bytes / 4, 1.0f);
+      size = bytes;
+    }
+    read_all(own, bytes, times);
+  }
+}
+
+extern "C" int lanes() { return kLanes; }
+
 // flop/s of all threads together.
 extern "C" double fma_peak(int threads) {
   const long rounds = 1'000'000;

@@ -6,10 +6,12 @@ python benchmarks/roofline.py   # prints the peaks
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import shlex
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ SWEEPS = 8
 WORKING_SETS = [size * KB for size in (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 16384)]  # for each thread
 
 
+@functools.cache
 def compiled() -> ctypes.CDLL:
     """roofline.cpp for this machine; RuntimeError with the compiler's words if it fails."""
     compiler = shlex.split(os.environ.get("CXX", "c++"))
@@ -36,6 +39,9 @@ def compiled() -> ctypes.CDLL:
     loaded.fma_peak.restype = loaded.read_bandwidth.restype = ctypes.c_double
     loaded.fma_peak.argtypes = [ctypes.c_int]
     loaded.read_bandwidth.argtypes = [ctypes.c_int, ctypes.c_size_t]
+    loaded.multiply_adds.argtypes = [ctypes.c_int, ctypes.c_long]
+    loaded.reads.argtypes = [ctypes.c_int, ctypes.c_size_t, ctypes.c_size_t]
+    loaded.multiply_adds.restype = loaded.reads.restype = None
     return loaded
 
 
@@ -60,13 +66,21 @@ def bandwidth(peaks: dict[str, Any], threads: int, bytes: float) -> float:
     return measured[size] / threads
 
 
-def floor_seconds(peaks: dict[str, Any], threads: int, steps: int, flop: float, bytes: float) -> float:
-    """The least time of steps of so many operations, each worker reading so many bytes in each.
+def floor(
+    peaks: dict[str, Any], threads: int, steps: int, flop: float, bytes: float
+) -> tuple[str, Callable[[], None]]:
+    """What bounds steps of so many operations, each worker reading so many bytes in each, and a call that does
+    that and nothing else: it takes the least time that they can take.
 
     The working set is W_hh alone, read once a step: a bound from below, which a kernel that goes over W_hh
     once for every few rows of the batch does not reach.
     """
-    return steps * max(flop / peaks["flop/s"][str(threads)], bytes / bandwidth(peaks, threads, bytes))
+    library = compiled()
+    if flop / peaks["flop/s"][str(threads)] >= bytes / bandwidth(peaks, threads, bytes):
+        rounds = max(1, round(steps * flop / threads / (12 * library.lanes() * 2)))
+        return "multiply-adds", lambda: library.multiply_adds(threads, rounds)
+    size = max(1, round(bytes / 4096)) * 4096
+    return "reading W_hh", lambda: library.reads(threads, size, steps)
 
 
 def in_words(peaks: dict[str, Any]) -> list[str]:

@@ -44,8 +44,12 @@ def test_twice_the_threads_training(in_turn, threads, shape):
     in_turn(*Pair.of(*shape).calls(training))
 
 
+def p95(times):
+    return statistics.quantiles(times, n=20, method="inclusive")[-1]
+
+
 def beside_another(benchmark, in_turn, block, threads, shape, function):
-    """In turn with torch.nn; then how bad the slow rounds are, by what one worker alone takes."""
+    """In turn with torch.nn; then how bad the slow rounds are, beside the slow ones of one thread alone."""
     ours, peers = Pair.of(*shape).calls(function)
     times = in_turn(ours, peers, share=0.5)
     if not times:
@@ -53,9 +57,8 @@ def beside_another(benchmark, in_turn, block, threads, shape, function):
     # In a block of its own: libgomp ends and starts threads whenever their number changes, which in turn
     # would cost every round.
     threads(1)
-    alone = statistics.median(block(ours, share=0.25))
-    p95 = statistics.quantiles(times["rnnfast"], n=20, method="inclusive")[-1]
-    benchmark.extra_info["p95_over_one_worker"] = p95 / alone
+    one_worker = block(ours, share=0.25)
+    benchmark.extra_info["p95_over_one_worker"] = p95(times["rnnfast"]) / p95(one_worker)
 
 
 @all_shapes

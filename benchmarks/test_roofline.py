@@ -1,4 +1,4 @@
-"""The raw operators against what the machine can do at most."""
+"""The raw operators against what the machine can do at most, measured in turn with them."""
 
 import re
 import statistics
@@ -6,31 +6,32 @@ import statistics
 import pytest
 import torch
 from raw import last_plan, problems
-from roofline import floor_seconds
+from roofline import floor
 from shapes import SHAPES
 
-PROBLEMS = problems([(*shape, 1) for shape in [*SHAPES, (100, 1, 512)]])
+# A single step is not bound by the machine but by the overhead of the call.
+PROBLEMS = problems([(*shape, 1) for shape in [*SHAPES, (100, 1, 512)] if shape[0] > 1])
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.id)
 def test_roofline(benchmark, in_turn, peaks, problem):
-    times = in_turn(problem.call(), {})
-    if not times:
-        return
-    seconds = statistics.median(times["rnnfast"])
+    call = problem.call()
+    call()
     plan = last_plan()
     # The workers of a crew share W_hh; those of other crews read all of it as well.
     crew, workers = (int(re.search(rf"{name}=(\d+)", plan)[1]) for name in ("crew", "workers"))
     flop, read = 2 * problem.B * problem.H**2, problem.H**2 * 4 / crew
-    floor = floor_seconds(peaks, torch.get_num_threads(), problem.products, flop, read)
+    bound, least = floor(peaks, torch.get_num_threads(), problem.products, flop, read)
+    times = in_turn(call, {"floor": least})
+    if not times:
+        return
+    seconds = statistics.median(times["rnnfast"])
     benchmark.extra_info.update(
         {
             "plan": plan,
-            "Mflop": problem.products * flop / 1e6,
+            "bound by": bound,
             "KB of W_hh": read / 1024,
             "GF/s": problem.products * flop / seconds / 1e9,
             "GB/s": problem.products * read * workers / seconds / 1e9,
-            "floor, ms": floor * 1e3,
-            "share": floor / seconds,
         }
     )

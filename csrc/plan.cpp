@@ -23,15 +23,15 @@ constexpr double kActivation = 28;       // cycles: a vector of units' arithmeti
 constexpr double kStep = 80;             // cycles: a step, whatever its size
 constexpr double kDots = 1.15;           // FMAs in dot products over those in tiles
 constexpr double kLaneSums = 100;        // cycles: adding up the lanes of a vector's worth of dot products
-constexpr double kRound = 0.28e-6;       // s: from the last share of a round to the next round
-constexpr double kTeam = 3e-6;           // s: starting and joining workers
+constexpr double kRound = 0.4e-6;       // s: from the last share of a round to the next round
+constexpr double kTeam = 5e-6;           // s: starting and joining workers
 constexpr double kL1 = 24e3, kL2 = 8e5;  // bytes that stay in cache from step to step
 constexpr double kL1Rate = 180e9, kL2Rate = 105e9, kL3Rate = 84e9;  // bytes/s
 constexpr double kNotHidden = 0.3;  // of the shorter of arithmetic and reading, the more the closer they are
-// Reading rows of a matrix in place over reading panels; rows a multiple of 4096 bytes apart share cache
-// sets.
-constexpr double kScattered = 1.1, kAliased = 1.6;
-constexpr double kTransposeRate = 12e9, kCopyRate = 30e9;  // bytes/s: packing
+// Multiplying with a matrix in place over multiplying with panels; where rows are a page apart or more, no
+// hardware prefetches, and where they are whole pages apart they share cache sets.
+constexpr double kScattered = 1.05, kAliased = 1.6;
+constexpr double kTransposeRate = 7e9, kCopyRate = 30e9;  // bytes/s: packing
 
 // Without FMA, a multiplication and an addition.
 double fmas_per_cycle(Isa isa) { return isa == Isa::avx2 ? 2 : 1; }
@@ -135,10 +135,10 @@ class Planner {
                         : bytes <= core::kL2 ? core::kL2Rate
                                              : core::kL3Rate;
     const double in_core = cycles / core::kHz;
-    double reading = bytes / rate;
-    if (in_place) reading *= p_.H * storage_bytes(p_.dtype) % 4096 ? core::kScattered : core::kAliased;
+    const double reading = bytes / rate;
     const double longer = std::max(in_core, reading), shorter = std::min(in_core, reading);
-    const double matrix = longer + core::kNotHidden * shorter * shorter / longer;
+    double matrix = longer + core::kNotHidden * shorter * shorter / longer;
+    if (in_place) matrix *= p_.H * storage_bytes(p_.dtype) < 4096 ? core::kScattered : core::kAliased;
     const double pointwise = (rows * vectors / columns_ * core::kActivation + core::kStep) / core::kHz;
 
     double total = multiplied * matrix + T * (pointwise + (c.crew > 1 ? core::kRound : 0));
