@@ -23,7 +23,8 @@ constexpr double kActivation = 28;       // cycles: a vector of units' arithmeti
 constexpr double kStep = 80;             // cycles: a step, whatever its size
 constexpr double kDots = 1.15;           // FMAs in dot products over those in tiles
 constexpr double kLaneSums = 100;        // cycles: adding up the lanes of a vector's worth of dot products
-constexpr double kRound = 0.4e-6;       // s: from the last share of a round to the next round
+constexpr double kRound = 0.15e-6;       // s: from the last share of a round to the next round
+constexpr double kExchangeRate = 4.5e9;  // bytes/s: what others of the crew put, from their caches
 constexpr double kTeam = 5e-6;           // s: starting and joining workers
 constexpr double kL1 = 24e3, kL2 = 8e5;  // bytes that stay in cache from step to step
 constexpr double kL1Rate = 180e9, kL2Rate = 105e9, kL3Rate = 84e9;  // bytes/s
@@ -141,7 +142,13 @@ class Planner {
     if (in_place) matrix *= p_.H * storage_bytes(p_.dtype) < 4096 ? core::kScattered : core::kAliased;
     const double pointwise = (rows * vectors / columns_ * core::kActivation + core::kStep) / core::kHz;
 
-    double total = multiplied * matrix + T * (pointwise + (c.crew > 1 ? core::kRound : 0));
+    double round = 0;
+    if (c.crew > 1) {
+      const double put_by_others = rows * K * (c.crew - 1) / c.crew * compute_bytes(p_.dtype);
+      round = core::kRound + put_by_others / core::kExchangeRate;
+    }
+
+    double total = multiplied * matrix + T * (pointwise + round);
     if (!in_place && multiplied > 0) {
       const double packed = static_cast<double>(p_.G * p_.H * K_) * storage_bytes(p_.dtype);
       total += packed / (forward ? core::kTransposeRate : core::kCopyRate) / c.workers();
