@@ -24,8 +24,8 @@ constexpr double kStep = 80;             // cycles: a step, whatever its size
 constexpr double kDots = 1.15;           // FMAs in dot products over those in tiles
 constexpr double kLaneSums = 100;        // cycles: adding up the lanes of a vector's worth of dot products
 constexpr double kRound = 0.15e-6;       // s: from the last share of a round to the next round
-constexpr double kExchangeRate = 4.5e9;  // bytes/s: what others of the crew put, from their caches
-constexpr double kTeam = 5e-6;           // s: starting and joining workers
+constexpr double kExchangeRate = 7e9;    // bytes/s: what others of the crew put, from their caches
+constexpr double kTeam = 8e-6;           // s: starting and joining workers
 constexpr double kL1 = 24e3, kL2 = 8e5;  // bytes that stay in cache from step to step
 constexpr double kL1Rate = 180e9, kL2Rate = 105e9, kL3Rate = 84e9;  // bytes/s
 constexpr double kNotHidden = 0.3;  // of the shorter of arithmetic and reading, the more the closer they are

@@ -52,6 +52,22 @@ def test_the_operators_give_the_same_bits_at_any_number_of_threads(dtype, layout
     assert len(plans) >= 9, "the thread counts did not lead to different plans"
 
 
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize(
+    ("T", "B", "I", "H"), [(60, 17, 70, 65), (1, 8, 900, 800), (3, 3, 600, 700), (200, 40, 64, 64)]
+)
+def test_a_layer_gives_the_same_bits_at_any_number_of_threads(T, B, I, H, batch_first):  # noqa: E741
+    """Up to the size from which on torch's libraries multiply."""
+    layer = rnnfast.RNN(I, H, batch_first=batch_first)
+    x = torch.randn(B, T, I) if batch_first else torch.randn(T, B, I)
+    expected = None
+    for threads in (1, 2, 3, 5):
+        torch.set_num_threads(threads)
+        got = results_of_a_training_step(layer, x)
+        assert expected is None or all_equal(got, expected), f"{threads} threads"
+        expected = got
+
+
 def test_rows_do_not_depend_on_the_batch_they_are_in():
     p = draw(9, 17, 50, dtype=torch.float32)
     for weights in ("packed", "in_place"):  # the one thing that decides in which order sums are formed

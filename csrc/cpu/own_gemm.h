@@ -63,7 +63,7 @@ class OwnProduct {
     std::vector<S> packed;
     for (int64_t n = first * kWidth; n < std::min(N_, last * kWidth); n += kWidth) {
       const int columns = static_cast<int>(std::min<int64_t>(kWidth, N_ - n));
-      if (!in_rows_ && bottom - top <= kDotRows) {
+      if (!in_rows_ && M_ <= kDotRows) {  // whatever the share: their sums have an order of their own
         dots(n, columns, top, bottom);
         continue;
       }
