@@ -124,9 +124,8 @@ class Planner {
         std::min(panels * tile_.vectors, std::ceil(static_cast<double>(p_.H) / lanes_) * columns_);
     const double groups = std::ceil(static_cast<double>(p_.G) / c.shares);
 
-    double cycles = panels * K *
-                    std::max(rows * tile_.vectors / core::fmas_per_cycle(p_.isa),
-                             std::ceil(rows / tile_.rows) * core::kFmaLatency);
+    double cycles = K * std::max(rows * vectors / core::fmas_per_cycle(p_.isa),
+                                 panels * std::ceil(rows / tile_.rows) * core::kFmaLatency);
     if (in_place && forward) {
       const double dots = core::kDots * std::ceil(K / lanes_) * lanes_ / core::fmas_per_cycle(p_.isa);
       cycles = vectors * rows * (dots + core::kLaneSums);

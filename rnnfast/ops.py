@@ -141,8 +141,8 @@ def _apply_outside_graph(function: type[Function], *args: Any) -> Any:
 
 
 class _Elman(Function):
-    # In one with setup_context, a layer being small enough to feel it: transforms, for whose sake torch offers
-    # it apart, do not come here.
+    # What is kept is kept here, not in a setup_context of its own: that is a second call, which a small layer
+    # feels, and serves only torch.func's transforms, which do not come here.
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
         y, h_n = _forward(*args)
