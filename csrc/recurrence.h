@@ -10,6 +10,10 @@ enum class Dtype { f32, f64, bf16, f16 };
 // As in ONNX: `bidirectional` runs even groups forward in time and odd groups in reverse.
 enum class Direction { forward, reverse, bidirectional };
 
+constexpr bool is_reversed(Direction direction, int64_t group) {
+  return direction == Direction::reverse || (direction == Direction::bidirectional && group % 2 == 1);
+}
+
 constexpr int kMaxStreams = 8;
 constexpr int kMaxEnds = 4;
 constexpr int kMaxMatrices = 2;
@@ -66,9 +70,7 @@ struct Recurrence {
     return g * s.group + (offsets ? offsets[t] * s.row : t * s.step);
   }
 
-  bool reversed(int64_t g) const {
-    return direction == Direction::reverse || (direction == Direction::bidirectional && g % 2 == 1);
-  }
+  bool reversed(int64_t g) const { return is_reversed(direction, g); }
 };
 
 }  // namespace rnnfast

@@ -1,8 +1,9 @@
 """The operators: fake kernels, derivatives, and the projection of the input.
 
-``torch.ops.rnnfast.elman`` and ``elman_bptt`` are defined in ``csrc/ops.cpp``, which gives their shapes. Their
-input is projected already (``gates``, W_ih x); here one :class:`~torch.autograd.Function` joins them with the
-projection, so that a layer is a single node of the autograd graph.
+They are defined in ``csrc/ops.cpp``, which gives their shapes: ``torch.ops.rnnfast.elman`` and ``elman_bptt`` are
+the recurrence, whose input is projected already (``gates``, W_ih x); ``elman_layer`` and ``elman_layer_bptt``
+include the projection and all gradients. Here one :class:`~torch.autograd.Function` makes a layer a single node of
+the autograd graph; what is differentiated again is put together in Python.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def elman(
     args = (input, w_ih, w_hh, b_ih, b_hh, h0, nonlinearity, direction, batch_first, batch_sizes)
     if not _library.serves(input) or _transformed():
         return _reference(*args)
-    if torch.is_grad_enabled() and (w_hh.requires_grad or _any_requires_grad(input, w_ih, b_ih, b_hh, h0)):
+    if _is_recorded(w_hh, input, w_ih, b_ih, b_hh, h0):
         return _apply(_Elman, *args)
     return _forward(*args)
 
@@ -62,11 +63,7 @@ def elman_cell(
     Where a gradient may be asked for it is torch's own operator, whose derivatives no Python slows.
     """
     args = (input, w_ih, w_hh, b_ih, b_hh, h)
-    if (
-        (torch.is_grad_enabled() and (w_hh.requires_grad or _any_requires_grad(*args)))
-        or not _library.serves(input)
-        or _transformed()
-    ):
+    if _is_recorded(*args) or not _library.serves(input) or _transformed():
         step = torch._VF.rnn_tanh_cell if nonlinearity == "tanh" else torch._VF.rnn_relu_cell
         return step(input, h, w_ih, w_hh, b_ih, b_hh)
     return _op_cell(*args, nonlinearity)
@@ -77,30 +74,25 @@ def _forward(input: Tensor, w_ih: Tensor | None, *args: Any) -> tuple[Tensor, Te
     if w_ih is not None:
         return _op_layer(input, w_ih, *args, gemm.onednn())
     w_hh, b_ih, b_hh, *rest = args
-    w_hh, bias = _with_groups(w_hh), joint_bias(b_ih, b_hh)
-    return _op(input, w_hh, None if bias is None else bias.view(w_hh.shape[:2]), *rest)
+    return _op(input, *_by_groups(w_hh, b_ih, b_hh), *rest)
 
 
 def _reference(
     input: Tensor, w_ih: Tensor | None, w_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None, *args: Any
 ) -> tuple[Tensor, Tensor]:
     """In plain torch."""
-    w_hh = _with_groups(w_hh)
-    G, K, _ = w_hh.shape
-    bias = joint_bias(b_ih, b_hh)
-    if bias is not None:
-        bias = bias.view(G, K)
+    w_hh, bias = _by_groups(w_hh, b_ih, b_hh)
     if w_ih is None:
         return reference.elman(input, w_hh, bias, *args)
-    y, h_n = reference.elman(F.linear(input, w_ih).unflatten(-1, (G, K)), w_hh, bias, *args)
+    y, h_n = reference.elman(F.linear(input, w_ih).unflatten(-1, w_hh.shape[:2]), w_hh, bias, *args)
     return y.flatten(-2), h_n
 
 
-def joint_bias(b_ih: Tensor | None, b_hh: Tensor | None) -> Tensor | None:
-    """torch's layers have two biases, which act as their sum."""
-    if b_ih is None or b_hh is None:
-        return b_hh if b_ih is None else b_ih
-    return b_ih + b_hh
+def _by_groups(w_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """w_hh, (G, K, H), and the bias, (G, K): torch's layers have two, which act as their sum."""
+    w_hh = _with_groups(w_hh)
+    bias = b_ih + b_hh if b_ih is not None and b_hh is not None else b_hh if b_ih is None else b_ih
+    return w_hh, None if bias is None else bias.view(w_hh.shape[:2])
 
 
 def _with_groups(w_hh: Tensor) -> Tensor:
@@ -120,8 +112,9 @@ def _in_legacy_vmap(*tensors: Tensor | None) -> bool:
     return any(t is not None and torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors)
 
 
-def _any_requires_grad(*tensors: Tensor | None) -> bool:
-    return any(t is not None and t.requires_grad for t in tensors)
+def _is_recorded(*tensors: Tensor | None) -> bool:
+    """Whether autograd records what is done with these."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def _apply(function: type[Function], *args: Any) -> Any:

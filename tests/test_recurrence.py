@@ -54,7 +54,7 @@ def test_every_schedule(schedule, weights, workers, dtype):
             check_against_oracle(draw(T, B, H, G, dtype, direction=random.randint(0, 2), layout=layout))
 
 
-def test_more_workers_than_threads_and_inside_a_parallel_region():
+def test_more_workers_than_threads():
     """Shares whose workers never come are taken by those that do."""
     torch.set_num_threads(1)
     with rnnfast.forced_plan("unit_split", workers=4):
@@ -94,6 +94,47 @@ def test_schemas_and_fake_kernels(layout):
     torch.library.opcheck(op.elman, (p.gates, p.w_hh, p.bias, p.h0, *p.options), test_utils=checks)
     y, _ = p.forward(op.elman)
     torch.library.opcheck(op.elman_bptt, (p.dy, p.dh_n, y, p.w_hh, *p.options), test_utils=checks)
+
+
+@pytest.mark.parametrize("layout", ["time", "batch", "packed"])
+def test_schemas_and_fake_kernels_of_layers(layout):
+    p = draw(5, 3, 7, 2, layout=layout)
+    x, w_ih = torch.randn(*p.gates.shape[:-2], 4).double(), torch.randn(14, 4).double()
+    checks = ("test_schema", "test_faketensor")
+    weights = (w_ih, p.w_hh, p.bias, p.bias, p.h0)
+    torch.library.opcheck(op.elman_layer, (x, *weights, *p.options), test_utils=checks)
+    y, h_n = op.elman_layer(x, *weights, *p.options)
+    for needs in (63, 21, 42):
+        args = (p.dy.flatten(-2), h_n, x, w_ih, p.w_hh, p.h0, y, *p.options, needs)
+        torch.library.opcheck(op.elman_layer_bptt, args, test_utils=checks)
+    cell = (
+        torch.randn(3, 4),
+        torch.randn(7, 4),
+        torch.randn(7, 7),
+        torch.randn(7),
+        None,
+        torch.randn(3, 7),
+        "tanh",
+    )
+    torch.library.opcheck(op.elman_cell, cell, test_utils=checks)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("input", (5, 3, 9), r"w_ih: got shape \(7, 4\), expected \(7, 9\)"),
+        ("input", (5, 2, 4), r"y: got shape \(5, 3, 7\), expected \(5, 2, 7\)"),
+        ("w_ih", (8, 4), r"w_ih: got shape \(8, 4\), expected \(7, 4\)"),
+        ("h0", (1, 4, 7), r"h0: got shape \(1, 4, 7\), expected \(1, 3, 7\)"),
+        ("dy", (5, 3, 6), "dy: got shape"),
+    ],
+)
+def test_wrong_arguments_of_a_layers_adjoint(name, shape, message):
+    shapes = dict(dy=(5, 3, 7), input=(5, 3, 4), w_ih=(7, 4), w_hh=(7, 7), h0=(1, 3, 7), y=(5, 3, 7))
+    args = {key: torch.randn(size) for key, size in {**shapes, name: shape}.items()}
+    options = dict(dh_n=None, nonlinearity="tanh", direction=0, batch_first=False, batch_sizes=None, needs=63)
+    with pytest.raises(RuntimeError, match=message):
+        op.elman_layer_bptt(**args, **options)
 
 
 def test_strided_and_expanded_inputs():

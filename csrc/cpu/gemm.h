@@ -35,8 +35,8 @@ inline void product_to(Tensor& to, const Tensor& a, const Tensor& b) {
   const double size = multiplications(a, b);
   if (size <= kOwnProduct) {
     bool done = false;
-    with_workers(size < kWorthWorkers ? 1 : 0, 5e-6 + size / 1e10,
-                 [&](int workers) { done = try_own_product(to, a, b, workers); });
+    const auto run = [&](int workers) { done = try_own_product(to, a, b, workers); };
+    size < kWorthWorkers ? run(1) : with_workers(5e-6 + size / 1e10, run);
     if (done) return;
   }
   require(aoti_torch_cpu_mm_out(to.get(), a.get(), b.get()) == AOTI_TORCH_SUCCESS, "torch's mm failed");

@@ -8,14 +8,7 @@
 
 namespace rnnfast {
 
-inline bool is_contiguous(const Tensor& t) {
-  int64_t stride = 1;
-  for (int64_t i = t.dim(); i-- > 0; stride *= t.size(i))
-    if (t.size(i) != 1 && t.stride(i) != stride) return false;
-  return true;
-}
-
-inline Tensor dense(const Tensor& t) { return is_contiguous(t) ? t : torch::stable::contiguous(t); }
+inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
 // A contiguous tensor with another shape.
 inline Tensor reshaped(const Tensor& t, const Shape& shape) {
@@ -102,33 +95,23 @@ inline std::optional<Tensor> joint_bias(const std::optional<Tensor>& b_ih, const
   const Tensor a = of_groups("b_ih", *b_ih), b = of_groups("b_hh", *b_hh);
   check("b_hh", b, {G, K}, a);
   Tensor sum = empty_contiguous({G, K}, a);
-  const auto add = [&](auto type) {
+  with_storage_type(dtype_of(a, "b_ih"), [&](auto type) {
     add_rounded<decltype(type)>(a.data_ptr(), b.data_ptr(), sum.data_ptr(), G * K);
-  };
-  switch (dtype_of(a, "b_ih")) {
-    case Dtype::f32:
-      add(float{});
-      break;
-    case Dtype::f64:
-      add(double{});
-      break;
-    case Dtype::bf16:
-      add(bf16{});
-      break;
-    case Dtype::f16:
-      add(f16{});
-      break;
-  }
+  });
   return sum;
+}
+
+inline void check_projection(const Tensor& input, const Tensor& w_ih, int64_t G) {
+  require(input.dim() >= 2 && input.dim() <= 3, "input: got ", input.dim(), " dimensions, expected 2 or 3");
+  if (w_ih.dim() != 2 || G == 0 || w_ih.size(0) % G != 0)
+    require(false, "w_ih: got shape ", shape_of(w_ih), ", expected (G K, I)");
+  check("w_ih", w_ih, {w_ih.size(0), input.size(input.dim() - 1)}, input);
 }
 
 // W_ih x, (..., G, K), for input (..., I) and w_ih (G K, I).
 inline Tensor project(const Tensor& input, const Tensor& w_ih, int64_t G, bool onednn) {
-  require(input.dim() >= 2 && input.dim() <= 3, "input: got ", input.dim(), " dimensions, expected 2 or 3");
-  if (w_ih.dim() != 2 || G == 0 || w_ih.size(0) % G != 0)
-    require(false, "w_ih: got shape ", shape_of(w_ih), ", expected (G K, I)");
-  const int64_t I = input.size(input.dim() - 1), K = w_ih.size(0) / G;
-  check("w_ih", w_ih, {G * K, I}, input);
+  check_projection(input, w_ih, G);
+  const int64_t K = w_ih.size(0) / G;
   const Tensor gates = many_rows_product(as_rows(input), transposed(w_ih), onednn);
   Shape shape = shape_of(input);
   shape.back() = G, shape.push_back(K);
@@ -171,15 +154,13 @@ class LayerGradients {
     if (!(needs_ & kWhh)) return none();
     const int64_t H = states.size(states.dim() - 1);
     const Tensor y = as_rows(groups_joined(dense(states)));
-    const Layout::Runs first = layout_.first(), last = layout_.last(), later = layout_.later(),
-                       earlier = layout_.earlier();
     Tensor dw = empty_contiguous({G_, K_, H}, rows_);
     for (int64_t g = 0; g < G_; ++g) {
       const bool reversed = layout_.reversed(g);
       Tensor own = view_of(dw, {K_, H}, {H, 1}, g * K_ * H);
-      const Tensor d = part(rows_, reversed ? earlier : later, g, K_);
-      product_to(own, transposed(d), part(y, reversed ? later : earlier, g, H));
-      if (h0) add_product(own, transposed(part(rows_, reversed ? last : first, g, K_)), group(*h0, g));
+      const Tensor d = part(rows_, reversed ? layout_.earlier() : layout_.later(), g, K_);
+      product_to(own, transposed(d), part(y, reversed ? layout_.later() : layout_.earlier(), g, H));
+      if (h0) add_product(own, transposed(entering(g)), group(*h0, g));
     }
     return reshaped(dw, shape_of(given));
   }
@@ -191,8 +172,7 @@ class LayerGradients {
     Tensor dh = empty_contiguous({G_, B, H}, rows_);
     for (int64_t g = 0; g < G_; ++g) {
       Tensor own = view_of(dh, {B, H}, {H, 1}, g * B * H);
-      product_to(own, part(rows_, layout_.reversed(g) ? layout_.last() : layout_.first(), g, K_),
-                 group(w_hh, g));
+      product_to(own, entering(g), group(w_hh, g));
     }
     return dh;
   }
@@ -210,6 +190,11 @@ class LayerGradients {
     dtype == Dtype::f32 ? sum_rows<float>(rows_.data_ptr(), rows, width, sum.data_ptr())
                         : sum_rows<double>(rows_.data_ptr(), rows, width, sum.data_ptr());
     return sum;
+  }
+
+  // dgates of each row's first step in order of processing, (B, K).
+  Tensor entering(int64_t g) const {
+    return part(rows_, layout_.reversed(g) ? layout_.last() : layout_.first(), g, K_);
   }
 
   static Tensor group(const Tensor& t, int64_t g) {

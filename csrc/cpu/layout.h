@@ -73,7 +73,7 @@ class Layout {
     return runs;
   }
 
-  bool reversed(int64_t g) const { return recurrence(0).reversed(g); }
+  bool reversed(int64_t g) const { return is_reversed(direction_, g); }
 
   // A recurrence over these rows that has no arrays yet. It points into this object.
   Recurrence recurrence(int64_t H) const {

@@ -137,10 +137,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elman_layer_bptt(
     const Tensor& w_hh_given, const OptionalTensor& h0, const Tensor& y, const std::string& nonlinearity,
     int64_t direction, bool batch_first, const OptionalTensor& batch_sizes, int64_t needs, bool onednn) {
   const Tensor w_hh = with_groups(w_hh_given);
-  const int64_t G = w_hh.size(0);
+  const int64_t G = w_hh.size(0), H = w_hh.size(2);
+  check_projection(input, w_ih, G);
+  check("w_ih", w_ih, {G * H, w_ih.size(1)}, input);
+  Shape rows = shape_of(input);
+  rows.back() = G * H;
+  check("y", y, rows, input);
   const Tensor states = groups_split(y, G);
   const OptionalTensor d = dy ? OptionalTensor(groups_split(with_dense_rows(*dy), G)) : std::nullopt;
   const Layout layout(states, "y", direction, batch_first, batch_sizes);
+  if (h0) check("h0", *h0, {G, layout.B, H}, input);
   const Tensor dgates = run_bptt(layout, d, dh_n, states, w_hh, cell_of(nonlinearity));
   const LayerGradients of(layout, dgates, needs);
   const auto [b_ih, b_hh] = of.biases();

@@ -40,12 +40,10 @@ class OwnProduct {
     Crew crew(workers);
     parallel(workers, [&](int worker) {
       crew.run(worker, 1, [&](int64_t, int share) {
-        const auto part = [&](int64_t size) {
-          return std::make_pair(size * share / workers, size * (share + 1) / workers);
-        };
-        const auto [first, last] = by_panels ? part(panels) : std::make_pair(int64_t{0}, panels);
-        const auto [top, bottom] = by_panels ? std::make_pair(int64_t{0}, tiles) : part(tiles);
-        multiply(first, last, top * kTile.rows, std::min(M_, bottom * kTile.rows));
+        const int64_t size = by_panels ? panels : tiles;
+        const int64_t begin = part(size, share, workers), end = part(size, share + 1, workers);
+        by_panels ? multiply(begin, end, 0, M_)
+                  : multiply(0, panels, begin * kTile.rows, std::min(M_, end * kTile.rows));
       });
     });
   }

@@ -19,6 +19,11 @@ constexpr int count_phases(PhaseList<P...>) {
   return sizeof...(P);
 }
 
+template <class... P>
+constexpr int most_statistics(PhaseList<P...>) {
+  return std::max({P::kStatistics...});
+}
+
 template <int kIndex, class... P>
 auto phase_at(PhaseList<P...>) {
   return std::tuple_element_t<kIndex, std::tuple<P...>>{};

@@ -54,10 +54,8 @@ std::string last_plan() { return last_plan_run ? describe(*last_plan_run) : ""; 
 
 }  // namespace
 
-void with_workers(int at_most, double expected, const std::function<void(int)>& work) {
-  if (at_most == 1) return work(1);
-  int workers = std::min(static_cast<int>(torch::stable::get_num_threads()), processors());
-  if (at_most > 0) workers = std::min(workers, at_most);
+void with_workers(double expected, const std::function<void(int)>& work) {
+  const int workers = std::min(static_cast<int>(torch::stable::get_num_threads()), processors());
   if (workers <= 1 || crowded()) return work(1);
   crowding.watch(expected, [&] { work(workers); });
 }

@@ -11,9 +11,8 @@ namespace rnnfast {
 // initial: whether there is an initial state.
 void plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, bool initial);
 
-// Does work with as many workers as there are threads and processors for, `at_most` if not 0; with one while
-// the processors are busy with other programs, which is seen from how long it takes beyond the seconds
-// expected.
-void with_workers(int at_most, double expected, const std::function<void(int)>& work);
+// Does work with as many workers as there are threads and processors for; with one while the processors are
+// busy with other programs, which is seen from how long it takes beyond the seconds expected.
+void with_workers(double expected, const std::function<void(int)>& work);
 
 }  // namespace rnnfast

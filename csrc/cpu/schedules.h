@@ -18,17 +18,7 @@ Plan run_schedule(const Recurrence& r, Plan plan) {
 
 template <class Pass>
 Plan run_dtype(const Recurrence& r, Dtype dtype, const Plan& plan) {
-  switch (dtype) {
-    case Dtype::f32:
-      return run_schedule<Pass, float>(r, plan);
-    case Dtype::f64:
-      return run_schedule<Pass, double>(r, plan);
-    case Dtype::bf16:
-      return run_schedule<Pass, bf16>(r, plan);
-    case Dtype::f16:
-      return run_schedule<Pass, f16>(r, plan);
-  }
-  return plan;
+  return with_storage_type(dtype, [&](auto type) { return run_schedule<Pass, decltype(type)>(r, plan); });
 }
 
 // Runs a forward pass or BPTT of a cell.

@@ -51,7 +51,7 @@ template <class Pass, class S>
 class Split {
   using C = Compute<S>;
   using Phases = typename Pass::Phases;
-  static constexpr int kPhases = count_phases(Phases{});
+  static constexpr int kPhases = count_phases(Phases{}), kStatistics = most_statistics(Phases{});
   static_assert(sizeof(S) <= sizeof(C));
   static_assert(std::size(Pass::kOperands) <= kMaxOperands && Pass::kCarries <= kMaxCarries);
 
@@ -79,9 +79,8 @@ class Split {
     Arena& arena = Arena::of_this_thread();
     lay_out(static_cast<char*>(arena.get(lay_out(nullptr))));
     Crew packing(workers_);
-    const bool packs = packs_;
     parallel(workers_, [&](int worker) {
-      if (packs) packing.run(worker, 1, [&](int64_t, int of) { pack(of); });
+      if (packs_) packing.run(worker, 1, [&](int64_t, int of) { pack(of); });
       const int shares = static_cast<int>(shares_.size());
       for (int i = 0; i < shares; ++i) {  // its own, then what nobody has begun
         for (Piece& piece : shares_[(worker / crew_ + i) % shares])
@@ -97,11 +96,7 @@ class Split {
     Piece(const Rows<S>& some_rows, int crew_size) : rows(some_rows), crew(crew_size) {}
     Rows<S> rows;
     Crew crew;
-    C* sums = nullptr;  // of each worker: kStatistics rows
   };
-
-  // Part i of n of a range.
-  static int64_t part(int64_t size, int i, int n) { return size * i / n; }
 
   // A single step from nothing multiplies no matrix.
   template <class Phase>
@@ -121,12 +116,11 @@ class Split {
     const size_t bytes = weights.taken() * sizeof(S);
     Carver<C> buffers(block ? reinterpret_cast<C*>(block + bytes) : nullptr);
     for (auto& share : shares_)
-      for (Piece& piece : share) carve(piece, buffers);
+      for (Piece& piece : share) carve(piece.rows, buffers);
     return bytes + buffers.taken() * sizeof(C);
   }
 
-  void carve(Piece& piece, Carver<C>& carver) {
-    Rows<S>& w = piece.rows;
+  void carve(Rows<S>& w, Carver<C>& carver) const {
     const int64_t rows = w.rows();
     int i = 0;
     for (const Operand& operand : Pass::kOperands) {
@@ -137,18 +131,15 @@ class Split {
     w.carry_stride = padded<S>(*std::max_element(r_.units, r_.units + kMaxUnitSets));
     for (int c = 0; c < Pass::kCarries; ++c) w.carries[c] = carver.take(rows * w.carry_stride);
 
-    int statistics = 0;
     for_each_phase(Phases{}, [&](auto phase, int) {
       using Phase = decltype(phase);
-      if (Phase::kStatistics == 0) return;
-      statistics = std::max(statistics, Phase::kStatistics);
-      w.partial_panels = std::max(w.partial_panels, Panels<Phase, S>::count(r_.units[Phase::kUnits]));
+      if (Phase::kStatistics > 0)
+        w.partial_panels = std::max(w.partial_panels, Panels<Phase, S>::count(r_.units[Phase::kUnits]));
     });
     for (auto& partials : w.partial_buffers)
-      partials = carver.take(statistics * rows * w.partial_panels * kLanes<S>);
-    piece.sums = carver.take(workers_ * statistics * rows);
-    for (int s = 0; s < statistics; ++s) w.sums[s] = piece.sums + s * rows;
-    sums_per_worker_ = statistics;
+      partials = carver.take(kStatistics * rows * w.partial_panels * kLanes<S>);
+    C* sums = carver.take(workers_ * kStatistics * rows);  // those of the first worker first
+    for (int s = 0; s < kStatistics; ++s) w.sums[s] = sums + s * rows;
   }
 
   template <class Phase>
@@ -175,7 +166,7 @@ class Split {
   void run_piece(Piece& piece, int worker) const {
     Rows<S> w = piece.rows;
     for (auto& sums : w.sums)
-      if (sums) sums += worker * sums_per_worker_ * w.rows();
+      if (sums) sums += worker * kStatistics * w.rows();
 
     if (crew_ == 1) {
       piece.crew.run(0, 1, [&](int64_t, int) {
@@ -224,7 +215,6 @@ class Split {
   std::array<S*, kPhases> packed_{};
   std::array<int64_t, kPhases> group_size_{};
   bool packs_ = false;
-  int sums_per_worker_ = 0;
 };
 
 // The register tile of a pass: that of its first phase.

@@ -46,7 +46,7 @@ void parallel(int workers, const Work& work) {
 // A parallel region, ours or a library's, ends when its last thread has been there, even if others have done
 // its share. Where that thread waits for a processor, this is the time slice of another program, which
 // libgomp's spinning threads only prolong: two workers then take 10 ms for what one does in 0.1. After that
-// has happened everything is done by one worker for a while; each time that follows doubles the while.
+// has happened all of ours is done by one worker for a while; each time that follows doubles the while.
 class Crowding {
  public:
   using Clock = std::chrono::steady_clock;
@@ -82,6 +82,9 @@ class Crowding {
   static constexpr double kShortest = 0.05, kLongest = 2;  // s
   std::atomic<double> until_{0}, pause_{kShortest};
 };
+
+// Where part i of n of a range begins, and part i - 1 ends.
+constexpr int64_t part(int64_t size, int i, int n) { return size * i / n; }
 
 inline void pause() {
 #if defined(__x86_64__)

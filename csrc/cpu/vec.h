@@ -38,6 +38,22 @@ template <>
 struct ComputeOf<double> {
   using type = double;
 };
+// Calls f with a value of the storage type that a dtype names.
+template <class F>
+auto with_storage_type(Dtype dtype, const F& f) {
+  switch (dtype) {
+    case Dtype::f64:
+      return f(double{});
+    case Dtype::bf16:
+      return f(bf16{});
+    case Dtype::f16:
+      return f(f16{});
+    case Dtype::f32:
+      break;
+  }
+  return f(float{});
+}
+
 // The type that values of storage type S are computed in.
 template <class S>
 using Compute = typename ComputeOf<S>::type;
