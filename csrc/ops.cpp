@@ -1,43 +1,41 @@
 // The torch operators that rnnfast defines. Nothing else.
 //
-// Shapes: T steps, B rows of the batch, G groups (directions, heads), H units, K = gates * H. Padded arrays
-// are (T, B, G, ...), or (B, T, G, ...) with batch_first; with batch_sizes (T,), int64, on the CPU, they are
-// packed as in torch's PackedSequence: (N, G, ...). direction: 0 forward, 1 reverse, 2 odd groups reverse.
+// Shapes: T steps, B rows of the batch, G groups (directions, heads), H units, K = gates * H, P units of the
+// state (H, unless w_hr projects it). Padded arrays are (T, B, G, ...), or (B, T, G, ...) with batch_first;
+// with batch_sizes (T,), int64, on the CPU, they are packed as in torch's PackedSequence: (N, G, ...).
+// direction: 0 forward, 1 reverse, 2 odd groups reverse. cell: "elman_tanh", "elman_relu", "lstm", "gru".
 //
 // reset, seed, clip, norms and precision are places kept for options that no kernel offers yet; anything but
 // the default is refused.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(rnnfast, m) {
-  // gates: W_ih x (+ bias), (T, B, G, H); w_hh (G, H, H); bias (G, H); h0 (G, B, H), absent: zero.
-  // Returns y (T, B, G, H) and h_n (G, B, H).
+  // A layer. With w_ih, (G K, I), input is (T, B, I) and so on, and y (T, B, G P). Without, input is
+  // projected already, (T, B, G, K), and y is (T, B, G, P). w_hh (G, K, P), or (K, P) where G is 1; w_hr (G,
+  // P, H) or (P, H); biases of G K values; h0 (G, B, P), c0 (G, B, H), absent: zero. onednn: whether large
+  // products may go to oneDNN. Returns y, h_n (G, B, P), for an LSTM c_n (G, B, H); with `saves` also what
+  // BPTT needs, in this order: activations (T, B, G, K), c (T, B, G, H) for an LSTM, activations and W_hn h +
+  // b_hn (T, B, G, H) for a GRU, o tanh(c) (T, B, G, H) with w_hr.
   m.def(
-      "elman(Tensor gates, Tensor w_hh, Tensor? bias, Tensor? h0, str nonlinearity, int direction=0, "
-      "bool batch_first=False, Tensor? batch_sizes=None, *, Tensor? reset=None, int? seed=None, "
-      "str? precision=None) -> (Tensor, Tensor)");
-  // dy like y, dh_n like h_n, each absent where zero. Returns the gradient of the loss for gates.
+      "recurrence(Tensor input, Tensor? w_ih, Tensor w_hh, Tensor? w_hr, Tensor? b_ih, Tensor? b_hh, "
+      "Tensor? h0, Tensor? c0, str cell, int direction=0, bool batch_first=False, Tensor? batch_sizes=None, "
+      "bool saves=False, bool onednn=False, *, Tensor? reset=None, int? seed=None, str? precision=None) "
+      "-> Tensor[]");
+  // Its adjoint. dy, dh_n and dc_n like y, h_n and c_n, dc (T, B, G, H) for every cell state, each absent
+  // where zero; saved: what recurrence returned beyond its results; input may be absent where w_ih is.
+  // Returns the gradients for input, w_ih, w_hh, w_hr, b_ih, b_hh, h0 and c0; those not in `needs` are empty
+  // (needs: a sum of 1, 2, 4, ... in this order).
   m.def(
-      "elman_bptt(Tensor? dy, Tensor? dh_n, Tensor y, Tensor w_hh, str nonlinearity, int direction=0, "
-      "bool batch_first=False, Tensor? batch_sizes=None, *, Tensor? reset=None, int? seed=None, "
-      "float? clip=None, Tensor(a!)? norms=None, str? precision=None) -> Tensor");
-  // A whole layer: input (T, B, I), (B, T, I) or (N, I); w_ih (G K, I); w_hh (G, K, H) or (K, H); biases of G
-  // K values. Returns y, (T, B, G H) and so on, and h_n. Products of at least onednn_from multiplications go
-  // to oneDNN.
+      "recurrence_bptt(Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor? dc, Tensor? input, Tensor? w_ih, "
+      "Tensor w_hh, Tensor? w_hr, Tensor? h0, Tensor? c0, Tensor y, Tensor[] saved, str cell, int direction, "
+      "bool batch_first, Tensor? batch_sizes, int needs, bool onednn=False, *, Tensor? reset=None, "
+      "int? seed=None, float? clip=None, Tensor(a!)? norms=None, str? precision=None) -> Tensor[]");
+  // One step: input (B, I), h (B, H), c (B, H) for an LSTM, w_ih (K, I), w_hh (K, H), biases (K). Returns h,
+  // and c for an LSTM.
   m.def(
-      "elman_layer(Tensor input, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? h0, "
-      "str nonlinearity, int direction=0, bool batch_first=False, Tensor? batch_sizes=None, "
-      "bool onednn=False) -> (Tensor, Tensor)");
-  // One step, (B, H): input (B, I), h (B, H), w_ih (H, I), w_hh (H, H), biases (H).
-  m.def(
-      "elman_cell(Tensor input, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor h, "
-      "str nonlinearity) -> Tensor");
-  // The adjoint of elman_layer: the gradients for input, w_ih, w_hh, b_ih, b_hh and h0; those not in `needs`
-  // are empty (needs: a sum of 1, 2, 4, 8, 16, 32, in this order).
-  m.def(
-      "elman_layer_bptt(Tensor? dy, Tensor? dh_n, Tensor input, Tensor w_ih, Tensor w_hh, Tensor? h0, Tensor "
-      "y, "
-      "str nonlinearity, int direction, bool batch_first, Tensor? batch_sizes, int needs, "
-      "bool onednn=False) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "cell(Tensor input, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor h, Tensor? c, str "
+      "cell) "
+      "-> Tensor[]");
   // The plan that the calling thread's latest rnnfast operator ran by; empty before the first.
   m.def("last_plan() -> str");
   // What the calling thread's further operators are run by, in place of the planner's choice; None: its

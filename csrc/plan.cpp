@@ -9,8 +9,6 @@
 namespace rnnfast {
 namespace {
 
-int gates(Cell) { return 1; }
-
 int compute_bytes(Dtype dtype) { return dtype == Dtype::f64 ? 8 : 4; }
 int storage_bytes(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
 
@@ -19,7 +17,6 @@ int storage_bytes(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype
 namespace core {
 constexpr double kHz = 3.3e9;
 constexpr double kFmaLatency = 4;        // cycles
-constexpr double kActivation = 28;       // cycles: a vector of units' arithmetic, loads and stores
 constexpr double kStep = 80;             // cycles: a step, whatever its size
 constexpr double kDots = 1.15;           // FMAs in dot products over those in tiles
 constexpr double kLaneSums = 100;        // cycles: adding up the lanes of a vector's worth of dot products
@@ -33,6 +30,21 @@ constexpr double kNotHidden = 0.3;  // of the shorter of arithmetic and reading,
 // hardware prefetches, and where they are whole pages apart they share cache sets.
 constexpr double kScattered = 1.05, kAliased = 1.6;
 constexpr double kTransposeRate = 7e9, kCopyRate = 30e9;  // bytes/s: packing
+
+// Cycles of a vector of units' arithmetic, loads and stores.
+double pointwise(Cell cell, Pass pass) {
+  const bool forward = pass == Pass::forward;
+  switch (cell) {
+    case Cell::lstm:
+      return forward ? 120 : 60;
+    case Cell::gru:
+      return forward ? 80 : 50;
+    case Cell::elman_tanh:
+    case Cell::elman_relu:
+      break;
+  }
+  return 28;
+}
 
 // Without FMA, a multiplication and an addition.
 double fmas_per_cycle(Isa isa) { return isa == Isa::avx2 ? 2 : 1; }
@@ -50,13 +62,10 @@ class Planner {
  public:
   explicit Planner(const Problem& p)
       : p_(p),
-        // In BPTT a matrix result is dh: one column for each unit, over all gates.
-        columns_(p.pass == Pass::forward ? gates(p.cell) : 1),
-        K_(p.H * (p.pass == Pass::forward ? 1 : gates(p.cell))),
-        tile_(tile_for(p.isa, columns_)),
+        phases_(phases(p)),
+        tile_(tile_for(p.isa, phases_[0].columns)),
         lanes_(vector_bytes(p.isa) / compute_bytes(p.dtype)),
-        rows_(std::max<int64_t>(1, p.B * p.G)),
-        panels_(std::max<int64_t>(1, ceil_div(p.H, tile_.vectors / columns_ * lanes_))) {}
+        rows_(std::max<int64_t>(1, p.B * p.G)) {}
 
   Plan plan() const {
     const Choice best = choose();
@@ -80,6 +89,33 @@ class Planner {
   }
 
  private:
+  // What the planner knows of a cell's phases: for each of `units` units, `columns` sums of length K.
+  struct PhaseSize {
+    int columns;
+    int64_t units, K;
+  };
+
+  static std::vector<PhaseSize> phases(const Problem& p) {
+    const int64_t state = p.P > 0 ? p.P : p.H;
+    // In BPTT a matrix result is dh: one column for each unit, over all gates.
+    const bool forward = p.pass == Pass::forward;
+    std::vector<PhaseSize> result{forward ? PhaseSize{gates(p.cell), p.H, state}
+                                          : PhaseSize{1, state, gates(p.cell) * p.H}};
+    if (p.P > 0) result.push_back(forward ? PhaseSize{1, p.P, p.H} : PhaseSize{1, p.H, p.P});
+    return result;
+  }
+
+  int64_t panels(const PhaseSize& phase) const {
+    const int blocks = tile_for(p_.isa, phase.columns).vectors / phase.columns;
+    return std::max<int64_t>(1, ceil_div(phase.units, blocks * lanes_));
+  }
+
+  int64_t most_panels() const {
+    int64_t most = 1;
+    for (const PhaseSize& phase : phases_) most = std::max(most, panels(phase));
+    return most;
+  }
+
   Choice choose() const {
     // Whatever the number of threads: in place, sums are formed in another order.
     Choice best;
@@ -95,7 +131,7 @@ class Planner {
       return std::make_tuple(other, wishes.workers ? most - c.workers() : 0, seconds(c));
     };
     auto least = cost(best);
-    for (const int crew : counts(std::min<int64_t>(most, panels_))) {
+    for (const int crew : counts(std::min<int64_t>(most, most_panels()))) {
       for (const int shares : counts(std::min<int64_t>(most / crew, rows_))) {
         const Choice choice{shares, crew, best.weights};
         const auto time = cost(choice);
@@ -114,22 +150,46 @@ class Planner {
   }
 
   double seconds(const Choice& c) const {
-    const bool forward = p_.pass == Pass::forward, in_place = c.weights == WeightLayout::in_place;
-    const double T = static_cast<double>(p_.T), K = static_cast<double>(K_);
-    const double multiplied = T - (forward && p_.initial ? 0 : 1);  // steps with a matrix product
-    const double rows = static_cast<double>(ceil_div(rows_, c.shares));
-    const double panels = static_cast<double>(ceil_div(panels_, c.crew));
-    // Of matrix columns; a last panel is multiplied only as far as there are units.
-    const double vectors =
-        std::min(panels * tile_.vectors, std::ceil(static_cast<double>(p_.H) / lanes_) * columns_);
-    const double groups = std::ceil(static_cast<double>(p_.G) / c.shares);
+    const bool initial = p_.pass == Pass::forward && p_.initial;
+    const double T = static_cast<double>(p_.T);
+    double total = c.workers() > 1 ? core::kTeam : 0;
+    for (const PhaseSize& phase : phases_) {
+      // Steps with a matrix product: only the first phase may meet rows that have nothing to multiply.
+      const double multiplied = T - (initial || &phase != &phases_[0] ? 0 : 1);
+      total += multiplied * matrix_seconds(phase, c) + T * (step_seconds(phase, c) + round_seconds(phase, c));
+      if (c.weights == WeightLayout::packed && multiplied > 0) {
+        const double packed =
+            static_cast<double>(p_.G * phase.units * phase.columns * phase.K) * storage_bytes(p_.dtype);
+        const bool transposes = p_.pass == Pass::forward;
+        total += packed / (transposes ? core::kTransposeRate : core::kCopyRate) / c.workers();
+      }
+    }
+    return total;
+  }
 
-    double cycles = K * std::max(rows * vectors / core::fmas_per_cycle(p_.isa),
-                                 panels * std::ceil(rows / tile_.rows) * core::kFmaLatency);
-    if (in_place && forward) {
+  double rows_of(const Choice& c) const { return static_cast<double>(ceil_div(rows_, c.shares)); }
+  double panels_of(const PhaseSize& phase, const Choice& c) const {
+    return static_cast<double>(ceil_div(panels(phase), c.crew));
+  }
+
+  // Vectors of matrix columns; a last panel is multiplied only as far as there are units.
+  double vectors_of(const PhaseSize& phase, const Choice& c) const {
+    return std::min(panels_of(phase, c) * tile_for(p_.isa, phase.columns).vectors,
+                    std::ceil(static_cast<double>(phase.units) / lanes_) * phase.columns);
+  }
+
+  double matrix_seconds(const PhaseSize& phase, const Choice& c) const {
+    const bool in_place = c.weights == WeightLayout::in_place;
+    const double K = static_cast<double>(phase.K), rows = rows_of(c), vectors = vectors_of(phase, c);
+    double cycles =
+        K * std::max(rows * vectors / core::fmas_per_cycle(p_.isa),
+                     panels_of(phase, c) * std::ceil(rows / tile_for(p_.isa, phase.columns).rows) *
+                         core::kFmaLatency);
+    if (in_place && p_.pass == Pass::forward) {
       const double dots = core::kDots * std::ceil(K / lanes_) * lanes_ / core::fmas_per_cycle(p_.isa);
       cycles = vectors * rows * (dots + core::kLaneSums);
     }
+    const double groups = std::ceil(static_cast<double>(p_.G) / c.shares);
     const double bytes = groups * vectors * lanes_ * K * storage_bytes(p_.dtype);
     const double rate = bytes <= core::kL1   ? core::kL1Rate
                         : bytes <= core::kL2 ? core::kL2Rate
@@ -137,30 +197,30 @@ class Planner {
     const double in_core = cycles / core::kHz;
     const double reading = bytes / rate;
     const double longer = std::max(in_core, reading), shorter = std::min(in_core, reading);
-    double matrix = longer + core::kNotHidden * shorter * shorter / longer;
-    if (in_place) matrix *= p_.H * storage_bytes(p_.dtype) < 4096 ? core::kScattered : core::kAliased;
-    const double pointwise = (rows * vectors / columns_ * core::kActivation + core::kStep) / core::kHz;
+    const double seconds = longer + core::kNotHidden * shorter * shorter / longer;
+    if (!in_place) return seconds;
+    const int64_t row = p_.pass == Pass::forward ? phase.K : phase.units;
+    return seconds * (row * storage_bytes(p_.dtype) < 4096 ? core::kScattered : core::kAliased);
+  }
 
-    double round = 0;
-    if (c.crew > 1) {
-      const double put_by_others = rows * K * (c.crew - 1) / c.crew * compute_bytes(p_.dtype);
-      round = core::kRound + put_by_others / core::kExchangeRate;
-    }
+  double step_seconds(const PhaseSize& phase, const Choice& c) const {
+    const double units = rows_of(c) * vectors_of(phase, c) / phase.columns;  // vectors of them
+    return (units * core::pointwise(p_.cell, p_.pass) + core::kStep) / core::kHz;
+  }
 
-    double total = multiplied * matrix + T * (pointwise + round);
-    if (!in_place && multiplied > 0) {
-      const double packed = static_cast<double>(p_.G * p_.H * K_) * storage_bytes(p_.dtype);
-      total += packed / (forward ? core::kTransposeRate : core::kCopyRate) / c.workers();
-    }
-    return total + (c.workers() > 1 ? core::kTeam : 0);
+  // Until the crew's other members have what a phase puts.
+  double round_seconds(const PhaseSize& phase, const Choice& c) const {
+    if (c.crew == 1) return 0;
+    const int64_t puts = &phase == &phases_.back() ? phases_[0].K : phases_.back().K;
+    const double from_others = rows_of(c) * static_cast<double>(puts) * (c.crew - 1) / c.crew;
+    return core::kRound + from_others * compute_bytes(p_.dtype) / core::kExchangeRate;
   }
 
   const Problem& p_;
-  const int columns_;
-  const int64_t K_;
+  const std::vector<PhaseSize> phases_;
   const Tile tile_;
   const int lanes_;
-  const int64_t rows_, panels_;
+  const int64_t rows_;
 };
 
 template <class Value, size_t N>
@@ -185,7 +245,11 @@ std::string describe(const Plan& p) {
 }
 
 Cell cell_from_name(const std::string& name) {
-  return from_name<Cell>("cell", name, {{"elman_tanh", Cell::elman_tanh}, {"elman_relu", Cell::elman_relu}});
+  return from_name<Cell>("cell", name,
+                         {{"elman_tanh", Cell::elman_tanh},
+                          {"elman_relu", Cell::elman_relu},
+                          {"lstm", Cell::lstm},
+                          {"gru", Cell::gru}});
 }
 
 Pass pass_from_name(const std::string& name) {

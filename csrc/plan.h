@@ -11,12 +11,15 @@
 namespace rnnfast {
 
 enum class Isa { baseline, avx2, avx512 };
-enum class Cell { elman_tanh, elman_relu };
+enum class Cell { elman_tanh, elman_relu, lstm, gru };
 enum class Pass { forward, bptt };
 // How the rows of the batch and the units are shared out (cpu/split.h), and whether matrices are packed into
 // panels first or read in place (cpu/packing.h).
 enum class Schedule { batch_split, unit_split };
 enum class WeightLayout { packed, in_place };
+
+// Matrix columns for each unit.
+constexpr int gates(Cell cell) { return cell == Cell::lstm ? 4 : cell == Cell::gru ? 3 : 1; }
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -58,6 +61,7 @@ struct Problem {
   Cell cell = Cell::elman_tanh;
   Pass pass = Pass::forward;
   int64_t T = 1, B = 1, H = 1, G = 1;
+  int64_t P = 0;        // units of the state where a projection makes it differ from H
   bool initial = true;  // whether the first step multiplies: there is an initial state
   Dtype dtype = Dtype::f32;
   Isa isa = Isa::baseline;

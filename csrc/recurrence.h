@@ -14,8 +14,8 @@ constexpr bool is_reversed(Direction direction, int64_t group) {
   return direction == Direction::reverse || (direction == Direction::bidirectional && group % 2 == 1);
 }
 
-constexpr int kMaxStreams = 8;
-constexpr int kMaxEnds = 4;
+constexpr int kMaxStreams = 9;
+constexpr int kMaxEnds = 6;
 constexpr int kMaxMatrices = 2;
 constexpr int kMaxVectors = 4;
 constexpr int kMaxUnitSets = 2;

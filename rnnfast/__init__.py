@@ -4,10 +4,14 @@ from . import functional, reference
 from ._library import build_info, forced_plan, plan
 from ._version import __version__
 from .convert import convert, revert
-from .modules import RNN, RNNCell
+from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "RNN",
+    "GRUCell",
+    "LSTMCell",
     "RNNCell",
     "__version__",
     "build_info",

@@ -126,7 +126,7 @@ def plan(
     """How a recurrence would be run, and why.
 
     Args:
-        cell: ``"elman_tanh"`` or ``"elman_relu"``.
+        cell: ``"elman_tanh"``, ``"elman_relu"``, ``"lstm"`` or ``"gru"``.
         T, B, H: steps, rows of the batch, units.
         G: groups run side by side, for instance 2 for a bidirectional layer.
         dtype, device: of the tensors.

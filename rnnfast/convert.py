@@ -9,17 +9,18 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from .modules import RNN, RNNCell
+from . import modules
 
 Model = TypeVar("Model", bound=nn.Module)
 
-FAST: dict[type[nn.Module], type[nn.Module]] = {nn.RNN: RNN, nn.RNNCell: RNNCell}
+FAST: dict[type[nn.Module], type[nn.Module]] = {
+    getattr(nn, name): getattr(modules, name) for name in modules.__all__
+}
 PLAIN = {fast: plain for plain, fast in FAST.items()}
-NOT_YET = (nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell)
 
 
 def convert(model: Model, *, report: Callable[[str], Any] | None = print) -> Model:
-    """Turns every :class:`torch.nn.RNN` and :class:`torch.nn.RNNCell` in `model` into rnnfast's, in place.
+    """Turns every RNN, LSTM and GRU of :mod:`torch.nn` and every cell of them in `model` into rnnfast's, in place.
 
     The modules stay the objects they are and change their class, so parameters, hooks, train/eval mode,
     optimizers made before and modules used in several places all carry on. Only exact types are
@@ -64,8 +65,6 @@ def _swap(
         elif isinstance(module, tuple(swaps)) and type(module) not in swaps.values():
             base = next(source for source in swaps if isinstance(module, source))
             say(f"{name}: left, {_called(type(module))} is a subclass of {_called(base)}, not that class itself")
-        elif swaps is FAST and isinstance(module, NOT_YET):
-            say(f"{name}: left, rnnfast has no {type(module).__name__} yet")
     if changed:
         _forget_compiled_code()
     return model

@@ -1,9 +1,9 @@
-"""The operators: fake kernels, derivatives, and the projection of the input.
+"""The operators: fake kernels, derivatives, and the choice between them and plain torch.
 
-They are defined in ``csrc/ops.cpp``, which gives their shapes: ``torch.ops.rnnfast.elman`` and ``elman_bptt`` are
-the recurrence, whose input is projected already (``gates``, W_ih x); ``elman_layer`` and ``elman_layer_bptt``
-include the projection and all gradients. Here one :class:`~torch.autograd.Function` makes a layer a single node of
-the autograd graph; what is differentiated again is put together in Python.
+They are defined in ``csrc/ops.cpp``, which gives their shapes: ``torch.ops.rnnfast.recurrence`` is a layer of
+any cell, with or without the projection of its input, and ``recurrence_bptt`` all its gradients. Here one
+:class:`~torch.autograd.Function` makes a layer a single node of the autograd graph. What is differentiated again
+is the reference, in plain torch.
 """
 
 from __future__ import annotations
@@ -16,87 +16,92 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from . import _library, gemm, reference
-from .sequences import Layout, is_reversed
+
+# The first arguments of `recurrence`, in this order, may have gradients.
+TENSORS = ("input", "w_ih", "w_hh", "w_hr", "b_ih", "b_hh", "h0", "c0")
 
 
-def elman(
+def recurrence(
     input: Tensor,
     w_ih: Tensor | None,
     w_hh: Tensor,
+    w_hr: Tensor | None,
     b_ih: Tensor | None,
     b_hh: Tensor | None,
     h0: Tensor | None,
-    nonlinearity: str,
+    c0: Tensor | None,
+    cell: str,
     direction: int,
     batch_first: bool,
     batch_sizes: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """A layer of Elman recurrences, differentiable, by the fastest way that serves.
+    states: bool = False,
+) -> Any:
+    """A layer of any cell, differentiable, by the fastest way that serves.
 
-    Args:
-        input: (T, B, I), (B, T, I) or packed (N, I); or gates (T, B, G, K) and so on where `w_ih` is None.
-        w_ih: (G K, I) or None; w_hh: (G, K, H), or (K, H) where G is 1; b_ih, b_hh: (G K), (G, K) or None.
-        h0: (G, B, H) or None. The others: as in ``csrc/ops.cpp``.
+    Args: as in ``csrc/ops.cpp``; states: whether an LSTM's c of every step is wanted.
 
     Returns:
-        y, (T, B, G H) and so on like `input`, or (T, B, G, H) where `w_ih` is None; and h_n, (G, B, H).
+        y and h_n; of an LSTM also c_n, and with `states` all c, (T, B, G, H) and so on.
     """
-    args = (input, w_ih, w_hh, b_ih, b_hh, h0, nonlinearity, direction, batch_first, batch_sizes)
+    args = (input, w_ih, w_hh, w_hr, b_ih, b_hh, h0, c0, cell, direction, batch_first, batch_sizes)
     if not _library.serves(input) or _transformed():
-        return _reference(*args)
-    if _is_recorded(w_hh, input, w_ih, b_ih, b_hh, h0):
-        return _apply(_Elman, *args)
-    return _forward(*args)
+        return _reference(*args)[: _results(cell, states)]
+    if _is_recorded(w_hh, input, w_ih, b_ih, b_hh, h0, c0, w_hr):
+        return _apply(_Recurrence, *args, states)
+    results = _op(*args, states, gemm.onednn())
+    return [*results[:3], results[4]] if states else results
 
 
-def elman_cell(
+def cell(
     input: Tensor,
     w_ih: Tensor,
     w_hh: Tensor,
     b_ih: Tensor | None,
     b_hh: Tensor | None,
     h: Tensor,
-    nonlinearity: str,
-) -> Tensor:
-    """One step of an Elman recurrence, differentiable: (B, I) and (B, H) to (B, H).
+    c: Tensor | None,
+    cell: str,
+) -> Any:
+    """One step, differentiable: (B, I) and (B, H) to [h], of an LSTM [h, c].
 
     Where a gradient may be asked for it is torch's own operator, whose derivatives no Python slows.
     """
-    args = (input, w_ih, w_hh, b_ih, b_hh, h)
+    args = (input, w_ih, w_hh, b_ih, b_hh, h, c)
     if _is_recorded(*args) or not _library.serves(input) or _transformed():
-        step = torch._VF.rnn_tanh_cell if nonlinearity == "tanh" else torch._VF.rnn_relu_cell
-        return step(input, h, w_ih, w_hh, b_ih, b_hh)
-    return _op_cell(*args, nonlinearity)
+        weights = (w_ih, w_hh, b_ih, b_hh)
+        return (
+            torch._VF.lstm_cell(input, (h, c), *weights) if cell == "lstm" else [_CELLS[cell](input, h, *weights)]
+        )
+    return _op_cell(*args, cell)
 
 
-def _forward(input: Tensor, w_ih: Tensor | None, *args: Any) -> tuple[Tensor, Tensor]:
-    """By the operators."""
-    if w_ih is not None:
-        return _op_layer(input, w_ih, *args, gemm.onednn())
-    w_hh, b_ih, b_hh, *rest = args
-    return _op(input, *_by_groups(w_hh, b_ih, b_hh), *rest)
+_CELLS = {"elman_tanh": torch._VF.rnn_tanh_cell, "elman_relu": torch._VF.rnn_relu_cell, "gru": torch._VF.gru_cell}
+
+
+def _results(cell: str, states: bool) -> int:
+    """How many results :func:`recurrence` has."""
+    return 3 + states if cell == "lstm" else 2
 
 
 def _reference(
-    input: Tensor, w_ih: Tensor | None, w_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None, *args: Any
-) -> tuple[Tensor, Tensor]:
-    """In plain torch."""
-    w_hh, bias = _by_groups(w_hh, b_ih, b_hh)
+    input: Tensor,
+    w_ih: Tensor | None,
+    w_hh: Tensor,
+    w_hr: Tensor | None,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    *args: Any,
+) -> tuple[Tensor, ...]:
+    """:func:`recurrence` in plain torch; of an LSTM, always with all c."""
+    w_hh, w_hr = [w.unsqueeze(0) if w is not None and w.dim() == 2 else w for w in (w_hh, w_hr)]
+    gate_shape = w_hh.shape[:2]
+    bias = None if b_hh is None else b_hh.view(gate_shape)
     if w_ih is None:
-        return reference.elman(input, w_hh, bias, *args)
-    y, h_n = reference.elman(F.linear(input, w_ih).unflatten(-1, w_hh.shape[:2]), w_hh, bias, *args)
-    return y.flatten(-2), h_n
-
-
-def _by_groups(w_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """w_hh, (G, K, H), and the bias, (G, K): torch's layers have two, which act as their sum."""
-    w_hh = _with_groups(w_hh)
-    bias = b_ih + b_hh if b_ih is not None and b_hh is not None else b_hh if b_ih is None else b_ih
-    return w_hh, None if bias is None else bias.view(w_hh.shape[:2])
-
-
-def _with_groups(w_hh: Tensor) -> Tensor:
-    return w_hh.unsqueeze(0) if w_hh.dim() == 2 else w_hh
+        gates = input if b_ih is None else input + b_ih.view(gate_shape)
+        return reference.recurrence(gates, w_hh, w_hr, bias, *args)
+    gates = F.linear(input, w_ih, None if b_ih is None else b_ih.flatten()).unflatten(-1, gate_shape)
+    y, *others = reference.recurrence(gates, w_hh, w_hr, bias, *args)
+    return (y.flatten(-2), *others)
 
 
 def _transformed() -> bool:
@@ -120,8 +125,8 @@ def _is_recorded(*tensors: Tensor | None) -> bool:
 def _apply(function: type[Function], *args: Any) -> Any:
     """``function.apply``, without the binding of the signature that it does on each call for torch.func's sake.
 
-    The transforms do not come here. Dynamo cannot trace a Function whose backward calls another, as ours do for
-    the second derivative: it breaks the graph here.
+    The transforms do not come here. Dynamo cannot trace a Function whose backward calls torch.autograd.grad, as
+    ours does for the second derivative: it breaks the graph here.
     """
     if torch.compiler.is_compiling():
         return _apply_outside_graph(function, *args)
@@ -133,222 +138,158 @@ def _apply_outside_graph(function: type[Function], *args: Any) -> Any:
     return super(Function, function).apply(*args)
 
 
-class _Elman(Function):
+class _Recurrence(Function):
     # What is kept is kept here, not in a setup_context of its own: that is a second call, which a small layer
     # feels, and serves only torch.func's transforms, which do not come here.
     @staticmethod
-    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
-        y, h_n = _forward(*args)
-        input, w_ih, w_hh, b_ih, b_hh, h0, *options, batch_sizes = args
-        ctx.options = options
-        ctx.bias_shapes = (None if b_ih is None else b_ih.shape, None if b_hh is None else b_hh.shape)
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
+        *inputs, cell, direction, batch_first, batch_sizes, states = args
+        results = _op(*args[:-1], True, gemm.onednn())
+        count = _results(cell, False)
+        ctx.options = (cell, direction, batch_first)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(None if w_ih is None else input, w_ih, w_hh, h0, y, batch_sizes)
-        return y, h_n
+        ctx.save_for_backward(*inputs, batch_sizes, results[0], *results[count:])
+        return (*results[:count], results[4]) if states else tuple(results[:count])
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple[Tensor | None, ...]:
-        if dy is None and dh_n is None:
-            return (None,) * 10
-        input, w_ih, w_hh, h0, y, batch_sizes = ctx.saved_tensors
-        options = (*ctx.options, batch_sizes)
+    def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, *dcs: Tensor | None) -> tuple[Any, ...]:
+        absent = (None,) * 5  # cell, direction, batch_first, batch_sizes, states
+        if dy is None and dh_n is None and not any(d is not None for d in dcs):
+            return (None,) * len(TENSORS) + absent
         needs = ctx.needs_input_grad
-        if w_ih is None or torch.is_grad_enabled() or _transformed() or _in_legacy_vmap(dy, dh_n):
-            gradients = _gradients(dy, dh_n, input, w_ih, w_hh, h0, y, *options, needs=needs)
-        else:
-            wanted = needs[0] | needs[1] << 1 | needs[2] << 2 | needs[3] << 3 | needs[4] << 4 | needs[5] << 5
-            gradients = _op_layer_bptt(dy, dh_n, input, w_ih, w_hh, h0, y, *options, wanted, gemm.onednn())
-        each: list[Tensor | None] = [d if needed else None for d, needed in zip(gradients, needs, strict=False)]
-        for i, shape in zip((3, 4), ctx.bias_shapes, strict=True):
+        if torch.is_grad_enabled() or _transformed() or _in_legacy_vmap(dy, dh_n, *dcs):
+            return (*_by_reference(ctx, (dy, dh_n, *dcs)), *absent)
+        input, w_ih, w_hh, w_hr, b_ih, b_hh, h0, c0, batch_sizes, y, *saved = ctx.saved_tensors
+        dc_n, dc = (*dcs, None, None)[:2]
+        wanted = sum(1 << i for i in range(len(TENSORS)) if needs[i])
+        gradients = _op_bptt(
+            dy,
+            dh_n,
+            dc_n,
+            dc,
+            None if w_ih is None else input,
+            w_ih,
+            w_hh,
+            w_hr,
+            h0,
+            c0,
+            y,
+            saved,
+            *ctx.options,
+            batch_sizes,
+            wanted,
+            gemm.onednn(),
+        )
+        each = [d if needed else None for d, needed in zip(gradients, needs, strict=False)]
+        for i, bias in ((4, b_ih), (5, b_hh)):
             d = each[i]
-            if d is not None and d.shape != shape:
-                each[i] = d.view(shape)
-        return (*each, None, None, None, None)
+            if d is not None and d.shape != bias.shape:
+                each[i] = d.view(bias.shape)
+        return (*each, *absent)
 
 
-def _gradients(
-    dy: Tensor | None,
-    dh_n: Tensor | None,
-    input: Tensor | None,
-    w_ih: Tensor | None,
-    w_hh_given: Tensor,
-    h0: Tensor | None,
-    y: Tensor,
-    nonlinearity: str,
-    direction: int,
-    batch_first: bool,
-    batch_sizes: Tensor | None,
-    *,
-    needs: tuple[bool, ...],
-) -> tuple[Tensor | None, ...]:
-    """What the operator ``elman_layer_bptt`` returns, differentiable; without w_ih the first is dgates."""
-    w_hh = _with_groups(w_hh_given)
-    G, K, H = w_hh.shape
-    if w_ih is not None:
-        y = y.view(*y.shape[:-1], G, H)
-        dy = None if dy is None else dy.reshape(y.shape)
-    dgates = _bptt(dy, dh_n, y, w_hh, nonlinearity, direction, batch_first, batch_sizes)
-    layout = Layout(batch_first, batch_sizes)
-    dx, dw_ih = dgates, None
-    if w_ih is not None and input is not None:
-        rows = dgates.view(-1, G * K)
-        dx = (rows @ w_ih).view(input.shape)
-        dw_ih = rows.T @ input.reshape(-1, input.size(-1)) if needs[1] else None
-    dw_hh = db_ih = db_hh = dh0 = None
-    if needs[2]:
-        dw_hh = recurrent_weight_gradient(dgates, y, h0, direction, layout).view(w_hh_given.shape)
-    if needs[3] or needs[4]:
-        db_ih = dgates.sum(tuple(range(dgates.dim() - 2)))
-        # Gradients that come later are added in place, so each parameter's is a tensor of its own.
-        db_hh = db_ih.clone() if needs[3] else db_ih
-    if needs[5]:
-        dh0 = initial_state_gradient(dgates, w_hh, direction, layout)
-    return dx, dw_ih, dw_hh, db_ih, db_hh, dh0
-
-
-def _bptt(dy: Tensor | None, dh_n: Tensor | None, *args: Any) -> Tensor:
-    if _transformed() or _in_legacy_vmap(dy, dh_n):
-        return reference.elman_bptt(dy, dh_n, *args)
-    if torch.is_grad_enabled():
-        return _apply(_ElmanBPTT, dy, dh_n, *args)
-    return _op_bptt(dy, dh_n, *args)
-
-
-def initial_state_gradient(dgates: Tensor, w_hh: Tensor, direction: int, layout: Layout) -> Tensor:
-    """dh_0 = W_hh^T dgates of each row's first step in order of processing, (G, B, H)."""
-    first = [
-        (layout.last if is_reversed(g, direction) else layout.first)(dgates)[:, g] for g in range(w_hh.size(0))
-    ]
-    return torch.stack([d @ w for d, w in zip(first, w_hh.unbind(0), strict=True)])
-
-
-def recurrent_weight_gradient(
-    dgates: Tensor, states: Tensor, h0: Tensor | None, direction: int, layout: Layout
-) -> Tensor:
-    """dW_hh = sum over t of dgates_t h_{t-1}^T, one GEMM for each group and one for its initial state."""
-    if h0 is None and layout.steps_in(states) == 1:
-        return dgates.new_zeros(dgates.shape[-2:] + states.shape[-1:])
-    gradients = []
-    for g in range(dgates.size(-2)):
-        if is_reversed(g, direction):
-            entering, going_on, before = layout.last, layout.earlier, layout.later
-        else:
-            entering, going_on, before = layout.first, layout.later, layout.earlier
-        dw = going_on(dgates)[:, g].T @ before(states)[:, g]
-        if h0 is not None:
-            dw = torch.addmm(dw, entering(dgates)[:, g].T, h0[g])
-        gradients.append(dw)
-    return gradients[0].unsqueeze(0) if len(gradients) == 1 else torch.stack(gradients)
-
-
-class _ElmanBPTT(Function):
-    """BPTT as a function of its own, so that it has a derivative: that of the reference, in plain torch."""
-
-    @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return _op_bptt(*args)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        dy, dh_n, y, w_hh, *ctx.options, batch_sizes = inputs
-        ctx.save_for_backward(dy, dh_n, y, w_hh, batch_sizes)
-
-    @staticmethod
-    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
-        *tensors, batch_sizes = ctx.saved_tensors  # dy, dh_n, y, w_hh
-        wanted = [i for i in range(len(tensors)) if ctx.needs_input_grad[i]]
-
-        def bptt(*some: Tensor) -> Tensor:
-            args: list[Any] = [*tensors, *ctx.options, batch_sizes]
-            for i, t in zip(wanted, some, strict=True):
-                args[i] = t
-            return reference.elman_bptt(*args)
-
-        _, vjp = torch.func.vjp(bptt, *(tensors[i] for i in wanted))
-        gradients: list[Tensor | None] = [None] * 8
-        for i, gradient in zip(wanted, vjp(v), strict=True):
-            gradients[i] = gradient
-        return tuple(gradients)
-
-
-def _batch(rows: Tensor, h0: Tensor | None, batch_first: bool, batch_sizes: Tensor | None) -> Any:
-    """The number of rows of a batch, for fake kernels."""
-    if h0 is not None:
-        return h0.size(1)
-    if batch_sizes is not None:  # as many as the first step has, a value not known here
-        return torch.library.get_ctx().new_dynamic_size()
-    return rows.size(0 if batch_first else 1)
+def _by_reference(ctx: Any, gradients: tuple[Tensor | None, ...]) -> list[Tensor | None]:
+    """The gradients for :data:`TENSORS` as plain torch finds them, differentiable again."""
+    again, count = torch.is_grad_enabled(), len(TENSORS)
+    needs = ctx.needs_input_grad[:count]
+    *inputs, batch_sizes = ctx.saved_tensors[: count + 1]
+    with torch.enable_grad():
+        # Views, so that nothing is differentiated beyond this layer.
+        inputs = [t.view_as(t) if needed else t for t, needed in zip(inputs, needs, strict=True)]
+        results = _reference(*inputs, *ctx.options, batch_sizes)
+        given = [(r, d) for r, d in zip(results, gradients, strict=False) if d is not None]
+        wanted = [t for t, needed in zip(inputs, needs, strict=True) if needed]
+        found = iter(
+            torch.autograd.grad(
+                [r for r, _ in given], wanted, [d for _, d in given], create_graph=again, allow_unused=True
+            )
+        )
+    return [next(found) if needed else None for needed in needs]
 
 
 def _register_fakes() -> None:
-    @torch.library.register_fake("rnnfast::elman")
-    def fake_elman(
-        gates: Tensor,
-        w_hh: Tensor,
-        bias: Tensor | None,
-        h0: Tensor | None,
-        nonlinearity: str,
-        direction: int = 0,
-        batch_first: bool = False,
-        batch_sizes: Tensor | None = None,
-        **reserved: Any,
-    ) -> tuple[Tensor, Tensor]:
-        batch = _batch(gates, h0, batch_first, batch_sizes)
-        return gates.new_empty(gates.shape), gates.new_empty((w_hh.size(0), batch, w_hh.size(-1)))
+    def groups(w: Tensor) -> int:
+        return w.size(0) if w.dim() == 3 else 1
 
-    @torch.library.register_fake("rnnfast::elman_bptt")
-    def fake_elman_bptt(dy: Tensor | None, dh_n: Tensor | None, y: Tensor, *args: Any, **reserved: Any) -> Tensor:
-        return y.new_empty(y.shape)
+    def rows_of_batch(input: Tensor, h0: Tensor | None, batch_first: bool, batch_sizes: Tensor | None) -> Any:
+        if h0 is not None:
+            return h0.size(1)
+        if batch_sizes is not None:  # as many as the first step has, a value not known here
+            return torch.library.get_ctx().new_dynamic_size()
+        return input.size(0 if batch_first else 1)
 
-    @torch.library.register_fake("rnnfast::elman_layer")
-    def fake_elman_layer(
+    @torch.library.register_fake("rnnfast::recurrence")
+    def fake_recurrence(
         input: Tensor,
-        w_ih: Tensor,
+        w_ih: Tensor | None,
         w_hh: Tensor,
+        w_hr: Tensor | None,
         b_ih: Tensor | None,
         b_hh: Tensor | None,
         h0: Tensor | None,
-        nonlinearity: str,
+        c0: Tensor | None,
+        cell: str,
         direction: int = 0,
         batch_first: bool = False,
         batch_sizes: Tensor | None = None,
-        onednn: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        G = w_hh.size(0) if w_hh.dim() == 3 else 1
-        y = input.new_empty((*input.shape[:-1], w_ih.size(0)))
-        return y, input.new_empty((G, _batch(input, h0, batch_first, batch_sizes), w_hh.size(-1)))
+        saves: bool = False,
+        *args: Any,
+        **reserved: Any,
+    ) -> list[Tensor]:
+        G, (K, P) = groups(w_hh), w_hh.shape[-2:]
+        lead = input.shape[:-1] if w_ih is not None else input.shape[:-2]
+        H = {"lstm": K // 4, "gru": K // 3}.get(cell, K)
+        B = rows_of_batch(input, h0, batch_first, batch_sizes)
+        shapes = [(*lead, G * P) if w_ih is not None else (*lead, G, P), (G, B, P)]
+        if cell == "lstm":
+            shapes += [(G, B, H)] + [(*lead, G, K), (*lead, G, H)] * saves
+        if cell == "gru":
+            shapes += [(*lead, G, K)] * saves
+        if saves and (cell == "gru" or w_hr is not None):
+            shapes += [(*lead, G, H)]
+        return [input.new_empty(shape) for shape in shapes]
 
-    @torch.library.register_fake("rnnfast::elman_cell")
-    def fake_elman_cell(input: Tensor, w_ih: Tensor, w_hh: Tensor, *args: Any) -> Tensor:
-        return input.new_empty((input.size(0), w_hh.size(0)))
-
-    @torch.library.register_fake("rnnfast::elman_layer_bptt")
-    def fake_elman_layer_bptt(
+    @torch.library.register_fake("rnnfast::recurrence_bptt")
+    def fake_recurrence_bptt(
         dy: Tensor | None,
         dh_n: Tensor | None,
-        input: Tensor,
-        w_ih: Tensor,
+        dc_n: Tensor | None,
+        dc: Tensor | None,
+        input: Tensor | None,
+        w_ih: Tensor | None,
         w_hh: Tensor,
+        w_hr: Tensor | None,
         h0: Tensor | None,
+        c0: Tensor | None,
         y: Tensor,
-        nonlinearity: str,
+        saved: list[Tensor],
+        cell: str,
         direction: int,
         batch_first: bool,
         batch_sizes: Tensor | None,
         needs: int,
-        onednn: bool = False,
-    ) -> tuple[Tensor, ...]:
-        G = w_hh.size(0) if w_hh.dim() == 3 else 1
-        bias = (w_ih.size(0),) if G == 1 else (G, w_ih.size(0) // G)
-        h0_shape = (G, _batch(input, h0, batch_first, batch_sizes) if needs & 32 else 0, w_hh.size(-1))
-        shapes = (input.shape, w_ih.shape, w_hh.shape, bias, bias, h0_shape)
-        return tuple(input.new_empty(shape if needs & 1 << i else (0,)) for i, shape in enumerate(shapes))
+        *args: Any,
+        **reserved: Any,
+    ) -> list[Tensor]:
+        G, (K, P) = groups(w_hh), w_hh.shape[-2:]
+        H = {"lstm": K // 4, "gru": K // 3}.get(cell, K)
+        B = rows_of_batch(y, h0, batch_first, batch_sizes) if needs & 192 else 0
+        gates = (*y.shape[:-2], G, K) if w_ih is None or input is None else input.shape
+        bias = (K,) if G == 1 else (G, K)
+        given = [None if w is None else w.shape for w in (w_ih, w_hh, w_hr)]
+        shapes = [gates, *given, bias, bias, (G, B, P), (G, B, H) if cell == "lstm" else None]
+        return [
+            y.new_empty(shape if shape is not None and needs & 1 << i else (0,)) for i, shape in enumerate(shapes)
+        ]
+
+    @torch.library.register_fake("rnnfast::cell")
+    def fake_cell(input: Tensor, w_ih: Tensor, w_hh: Tensor, *args: Any) -> list[Tensor]:
+        state = (input.size(0), w_hh.size(1))
+        return [input.new_empty(state) for _ in range(2 if args[-1] == "lstm" else 1)]
 
 
 if _library.ISA is not None:
-    _op = torch.ops.rnnfast.elman.default
-    _op_bptt = torch.ops.rnnfast.elman_bptt.default
-    _op_cell = torch.ops.rnnfast.elman_cell.default
-    _op_layer = torch.ops.rnnfast.elman_layer.default
-    _op_layer_bptt = torch.ops.rnnfast.elman_layer_bptt.default
+    _op = torch.ops.rnnfast.recurrence.default
+    _op_bptt = torch.ops.rnnfast.recurrence_bptt.default
+    _op_cell = torch.ops.rnnfast.cell.default
     _register_fakes()

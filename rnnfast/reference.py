@@ -1,13 +1,12 @@
-"""The recurrences in plain torch, one step after the other: the oracle of the tests, the second derivative,
-and what runs where no compiled kernel does. 16-bit values are computed in float32 and rounded once each step,
-as the kernels do.
-
-Arguments and shapes are those of the operators (see :mod:`rnnfast.ops`).
+"""The recurrences in plain torch, one step after the other: the oracle of the tests, what is differentiated more
+than once, and what runs where no compiled kernel does. 16-bit values are computed in float32; states are rounded
+once each step, but for an LSTM's c, as the kernels do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,68 +14,86 @@ from torch import Tensor
 from .sequences import Layout, is_reversed
 
 
-def elman(
+def _elman_tanh(x: Tensor, hh: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+    """h_t = tanh(x_t + hh), hh = W_hh h_{t-1} + b_hh (Elman 1990)."""
+    return (torch.tanh(x + hh),)
+
+
+def _elman_relu(x: Tensor, hh: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+    return (torch.relu(x + hh),)
+
+
+def _lstm(x: Tensor, hh: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+    """c_t = f c_{t-1} + i g, h_t = o tanh(c_t) (Hochreiter and Schmidhuber 1997; Gers et al. 2000)."""
+    i, f, g, o = (x + hh).chunk(4, -1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+def _gru(x: Tensor, hh: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+    """h_t = (1 - z) n + z h_{t-1}, n = tanh(x_n + r hh_n) (Cho et al. 2014, in torch's form)."""
+    (x_r, x_z, x_n), (h_r, h_z, h_n) = x.chunk(3, -1), hh.chunk(3, -1)
+    n = torch.tanh(x_n + torch.sigmoid(x_r + h_r) * h_n)
+    return (n + torch.sigmoid(x_z + h_z) * (h - n),)
+
+
+STEPS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+    "elman_tanh": _elman_tanh,
+    "elman_relu": _elman_relu,
+    "lstm": _lstm,
+    "gru": _gru,
+}
+
+
+def recurrence(
     gates: Tensor,
     w_hh: Tensor,
+    w_hr: Tensor | None = None,
     bias: Tensor | None = None,
     h0: Tensor | None = None,
-    nonlinearity: str = "tanh",
+    c0: Tensor | None = None,
+    cell: str = "elman_tanh",
     direction: int = 0,
     batch_first: bool = False,
     batch_sizes: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """h_t = f(gates_t + bias + W_hh h_{t-1}) (Elman 1990); returns all h and each row's last."""
+) -> tuple[Tensor, ...]:
+    """All h and each row's last; of an LSTM, further each row's last c and all c.
+
+    Args:
+        gates: (T, B, G, K) and so on, W_ih x + b_ih; w_hh: (G, K, P); w_hr: (G, P, H); bias: b_hh, (G, K);
+            h0: (G, B, P); c0: (G, B, H). The others: as in ``csrc/ops.cpp``.
+    """
+    step, dtype = STEPS[cell], gates.dtype
     layout = Layout(batch_first, batch_sizes)
-    f = {"tanh": torch.tanh, "relu": torch.relu}[nonlinearity]
-    w, bias = _widened(w_hh), None if bias is None else _widened(bias)
+    w, b, w_r = _widened(w_hh), _widened(bias), _widened(w_hr)
     xs = layout.steps(gates)
-    batch = xs[0].size(0) if h0 is None else h0.size(1)
-    ys: list[list[Tensor]] = [[] for _ in xs]
-    h_n = []
+    widths = (w_hh.size(-1), w_hh.size(-2) // 4) if cell == "lstm" else (w_hh.size(-1),)
+    results: list[list[list[Tensor]]] = [[[] for _ in xs] for _ in widths]  # by state, step and group
+    last: list[list[Tensor]] = [[] for _ in widths]
     for g in range(w_hh.size(0)):
-        h = gates.new_zeros(batch, w_hh.size(-1)) if h0 is None else h0[g]
+        state = [
+            xs[0].new_zeros(xs[0].size(0), width) if given is None else given[g]
+            for given, width in zip((h0, c0), widths, strict=False)
+        ]
+        state = [_widened(s) for s in state]
         for t in _order(len(xs), is_reversed(g, direction)):
             n = xs[t].size(0)  # rows beyond n have ended, or in reverse have not begun
-            pre = xs[t][:, g] + _widened(h[:n]) @ w[g].T
-            new = f(pre if bias is None else pre + bias[g]).to(gates.dtype)
-            ys[t].append(new)
-            h = torch.cat([new, h[n:]])
-        h_n.append(h)
-    return layout.join([torch.stack(groups, 1) for groups in ys]), torch.stack(h_n)
+            hh = state[0][:n] @ w[g].T
+            new = step(xs[t][:, g], hh if b is None else hh + b[g], *(s[:n] for s in state))
+            h = new[0] if w_r is None else new[0] @ w_r[g].T
+            new = (_widened(h.to(dtype)), *new[1:])
+            for all_steps, s in zip(results, new, strict=True):
+                all_steps[t].append(s.to(dtype))
+            state = [torch.cat([s, old[n:]]) for s, old in zip(new, state, strict=True)]
+        for ends, s in zip(last, state, strict=True):
+            ends.append(s.to(dtype))
+    joined = [layout.join([torch.stack(groups, 1) for groups in steps]) for steps in results]
+    ends_joined = [torch.stack(groups) for groups in last]
+    return (joined[0], *ends_joined, *joined[1:])
 
 
-def elman_bptt(
-    dy: Tensor | None,
-    dh_n: Tensor | None,
-    y: Tensor,
-    w_hh: Tensor,
-    nonlinearity: str = "tanh",
-    direction: int = 0,
-    batch_first: bool = False,
-    batch_sizes: Tensor | None = None,
-) -> Tensor:
-    """dgates_t = f'(h_t) * (dy_t + W_hh^T dgates_{t+1}), with dh_n entering at each row's last step."""
-    layout = Layout(batch_first, batch_sizes)
-    slope: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-        "tanh": lambda dh, h: dh * (1 - h * h),
-        "relu": lambda dh, h: torch.where(h <= 0, torch.zeros_like(dh), dh),
-    }
-    w = _widened(w_hh)
-    ys = layout.steps(y)
-    dys = layout.steps(torch.zeros_like(y) if dy is None else dy)
-    dgates: list[list[Tensor]] = [[] for _ in ys]
-    for g in range(w_hh.size(0)):
-        dh = w.new_zeros(ys[0].size(0), w.size(-1)) if dh_n is None else _widened(dh_n[g])
-        for t in _order(len(ys), not is_reversed(g, direction)):
-            n = ys[t].size(0)
-            dgate = slope[nonlinearity](dh[:n] + dys[t][:, g], _widened(ys[t][:, g]))
-            dgates[t].append(dgate.to(y.dtype))
-            dh = torch.cat([dgate @ w[g], dh[n:]])
-    return layout.join([torch.stack(groups, 1) for groups in dgates])
-
-
-def _widened(t: Tensor) -> Tensor:
-    return t.float() if t.dtype in (torch.bfloat16, torch.float16) else t
+def _widened(t: Tensor | None) -> Any:
+    return t.float() if t is not None and t.dtype in (torch.bfloat16, torch.float16) else t
 
 
 def _order(T: int, descending: bool) -> range:

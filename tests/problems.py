@@ -1,76 +1,107 @@
 """Random recurrences, and how closely results must agree."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rnnfast import reference
+from rnnfast.ops import TENSORS
+from rnnfast.sequences import Layout, is_reversed
 
+CELLS = ["elman_tanh", "elman_relu", "lstm", "gru"]
+GATES = {"lstm": 4, "gru": 3}
+OPTIONAL = ("bias", "h0", "c0", "dy", "dh_n", "dc_n", "dc")  # c is an LSTM's
 # Relative to the largest value; a 16-bit state is rounded once at each step.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
+
+op = torch.ops.rnnfast
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Arguments of the operators ``elman`` and ``elman_bptt``."""
+    """Arguments of the operators ``recurrence`` and ``recurrence_bptt``, over gates projected already."""
 
     gates: Tensor
     w_hh: Tensor
+    w_hr: Tensor | None
     bias: Tensor | None
     h0: Tensor | None
-    options: tuple[Any, ...]  # nonlinearity, direction, batch_first, batch_sizes
+    c0: Tensor | None
+    options: tuple[Any, ...]  # cell, direction, batch_first, batch_sizes
     dy: Tensor | None = None
     dh_n: Tensor | None = None
+    dc_n: Tensor | None = None
+    dc: Tensor | None = None
+
+    @property
+    def cell(self):
+        return self.options[0]
 
     def to(self, dtype):
-        tensors = {name: value.to(dtype) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **tensors)
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{n: t.to(dtype) for n, t in tensors.items() if isinstance(t, Tensor)})
 
-    def forward(self, op):
-        return op(self.gates, self.w_hh, self.bias, self.h0, *self.options)
+    def inputs(self):
+        """What may have a gradient, by the names of the operator's arguments."""
+        named = dict(input=self.gates, w_hh=self.w_hh, w_hr=self.w_hr, b_hh=self.bias, h0=self.h0, c0=self.c0)
+        return {name: t for name, t in named.items() if t is not None}
 
-    def bptt(self, op, y):
-        return op(self.dy, self.dh_n, y, self.w_hh, *self.options)
+    def forward(self, saves=False):
+        """Results and what BPTT needs, by the operator."""
+        args = (self.gates, None, self.w_hh, self.w_hr, None, self.bias, self.h0, self.c0)
+        return op.recurrence(*args, *self.options, saves)
+
+    def reference(self):
+        args = (self.gates, self.w_hh, self.w_hr, self.bias, self.h0, self.c0)
+        return reference.recurrence(*args, *self.options)
+
+    def bptt(self, results, needs=1):
+        """All gradients, by the operator, from what forward(True) returned."""
+        count = 3 if self.cell == "lstm" else 2
+        y, saved = results[0], results[count:]
+        args = (None, None, self.w_hh, self.w_hr, self.h0, self.c0, y, saved)
+        return op.recurrence_bptt(self.dy, self.dh_n, self.dc_n, self.dc, *args, *self.options, needs)
+
+    def gradients(self, results):
+        """Those of every input there is, by name."""
+        names = list(self.inputs())
+        needs = sum(1 << TENSORS.index(name) for name in names)
+        found = self.bptt(results, needs)
+        return {name: found[TENSORS.index(name)].view(t.shape) for name, t in self.inputs().items()}
 
 
-def draw(
-    T,
-    B,
-    H,
-    G=1,
-    dtype=torch.float64,
-    *,
-    nonlinearity="tanh",
-    direction=0,
-    layout="time",
-    given=("bias", "h0", "dy", "dh_n"),
-):
+def draw(T, B, H, G=1, dtype=torch.float64, *, cell="elman_tanh", P=0, direction=0, layout="time", given=OPTIONAL):
     """A random problem in layout "time", "batch" or "packed", with the optional arguments `given`.
 
-    Values are drawn in `dtype`, so that its float64 copy is exact; w_hh does not expand, so that rounding errors
-    do not grow from step to step.
+    Values are drawn in `dtype`, so that its float64 copy is exact; weights do not expand, so that rounding errors
+    do not grow from step to step. P: units of a projection, 0 for none.
     """
     batch_sizes = random_batch_sizes(T, B) if layout == "packed" else None
-    shape = {"time": (T, B, G, H), "batch": (B, T, G, H)}.get(layout)
-    if shape is None:
-        shape = (int(batch_sizes.sum()), G, H)
+    lead = {"time": (T, B), "batch": (B, T)}.get(layout) or (int(batch_sizes.sum()),)
+    K, state, lstm = GATES.get(cell, 1) * H, P or H, cell == "lstm"
 
     def some(name, *size):
-        wanted = name == "gates" or name in given
+        wanted = name in given and (lstm or name not in ("c0", "dc_n", "dc"))
         return torch.randn(size, dtype=torch.float64).to(dtype) if wanted else None
 
-    w_hh = torch.randn(G, H, H, dtype=torch.float64) / H**0.5
-    w_hh /= torch.linalg.matrix_norm(w_hh, 2, keepdim=True).clamp_min(1)
+    def matrices(rows, columns):
+        w = torch.randn(G, rows, columns, dtype=torch.float64) / columns**0.5
+        return (w / torch.linalg.matrix_norm(w, 2, keepdim=True).clamp_min(1)).to(dtype)
+
     return Problem(
-        gates=some("gates", *shape),
-        w_hh=w_hh.to(dtype),
-        bias=some("bias", G, H),
-        h0=some("h0", G, B, H),
-        options=(nonlinearity, direction, layout == "batch", batch_sizes),
-        dy=some("dy", *shape),
-        dh_n=some("dh_n", G, B, H),
+        gates=torch.randn(*lead, G, K, dtype=torch.float64).to(dtype),
+        w_hh=matrices(K, state),
+        w_hr=matrices(P, H) if P else None,
+        bias=some("bias", G, K),
+        h0=some("h0", G, B, state),
+        c0=some("c0", G, B, H),
+        options=(cell, direction, layout == "batch", batch_sizes),
+        dy=some("dy", *lead, G, state),
+        dh_n=some("dh_n", G, B, state),
+        dc_n=some("dc_n", G, B, H),
+        dc=some("dc", *lead, G, H),
     )
 
 
@@ -90,7 +121,7 @@ def assert_close(actual, expected, tolerance=None, what="result", scale_of=None)
     assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, expected {expected.shape}"
     if actual.numel() == 0:
         return
-    scale_of = expected if scale_of is None else scale_of
+    scale_of = expected if scale_of is None else scale_of.detach()
     finite = torch.isfinite(scale_of)
     scale = scale_of[finite].abs().max().clamp_min(1e-3) if finite.any() else torch.ones(())
     torch.testing.assert_close(
@@ -98,13 +129,58 @@ def assert_close(actual, expected, tolerance=None, what="result", scale_of=None)
     )
 
 
+def elman_bptt(p, y):
+    """dgates_t = f'(h_t) * (dy_t + W_hh^T dgates_{t+1}), with dh_n entering at each row's last step.
+
+    From the states y that a kernel found, so that a relu at its kink cannot differ.
+    """
+    cell, direction, *layout = p.options
+    layout = Layout(*layout)
+    ys = layout.steps(y)
+    dys = layout.steps(torch.zeros_like(y) if p.dy is None else p.dy)
+    dgates = [[] for _ in ys]
+    for g in range(p.w_hh.size(0)):
+        dh = p.w_hh.new_zeros(ys[0].size(0), p.w_hh.size(-1)) if p.dh_n is None else p.dh_n[g]
+        order = range(len(ys))
+        for t in order if is_reversed(g, direction) else reversed(order):
+            n, h = ys[t].size(0), ys[t][:, g]
+            dgate = dh[:n] + dys[t][:, g]
+            dgate = dgate * (1 - h * h) if cell == "elman_tanh" else torch.where(h <= 0, 0, dgate)
+            dgates[t].append(dgate)
+            dh = torch.cat([dgate @ p.w_hh[g], dh[n:]])
+    return layout.join([torch.stack(groups, 1) for groups in dgates])
+
+
 def check_against_oracle(problem):
-    """Forward and BPTT operators against the reference in float64."""
-    op = torch.ops.rnnfast
-    exact = problem.to(torch.float64)
-    y, h_n = problem.forward(op.elman)
-    y64, h_n64 = exact.forward(reference.elman)
-    assert_close(y, y64, what="y")
-    assert_close(h_n, h_n64, what="h_n", scale_of=y64)
-    # BPTT from the same states, so that a relu at its kink cannot differ.
-    assert_close(problem.bptt(op.elman_bptt, y), exact.bptt(reference.elman_bptt, y.double()), what="dgates")
+    """Forward and BPTT operators against the reference in float64 and its derivatives."""
+    results, exact = problem.forward(saves=True), problem.to(torch.float64)
+    inputs = {name: t.requires_grad_() for name, t in exact.inputs().items()}
+    y64, *last64 = expected = exact.reference()
+    assert_close(results[0], y64, what="y")
+    for name, actual, end in zip(
+        ("h_n", "c_n"), results[1:], last64[: 2 if exact.cell == "lstm" else 1], strict=False
+    ):
+        assert_close(actual, end, what=name, scale_of=y64 if name == "h_n" else last64[-1])
+    if exact.cell.startswith("elman"):
+        with torch.no_grad():
+            assert_close(problem.bptt(results)[0], elman_bptt(exact, results[0].double()), what="dgates")
+        return
+    if exact.cell == "lstm":
+        assert_close(results[4], last64[-1], what="c")
+    given = [
+        (r, d)
+        for r, d in zip(expected, (exact.dy, exact.dh_n, exact.dc_n, exact.dc), strict=False)
+        if d is not None
+    ]
+    if not given:
+        return
+    of, by = zip(*given, strict=True)
+    gradients = torch.autograd.grad(of, list(inputs.values()), by, allow_unused=True)
+    actual = problem.gradients(results)
+    # 16 bits: sums may cancel to less than the rounding of what BPTT reads.
+    rough = (
+        torch.cat([g.flatten() for g in gradients if g is not None]) if results[0].element_size() == 2 else None
+    )
+    for (name, t), gradient in zip(inputs.items(), gradients, strict=True):
+        gradient = torch.zeros_like(t) if gradient is None else gradient
+        assert_close(actual[name], gradient, what=f"gradient for {name}", scale_of=rough)

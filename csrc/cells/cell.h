@@ -36,7 +36,7 @@
 //   Value carry(i) / keep(i, v) reads, writes a carried value; zero when a row enters the sequence
 //   add(i, v) / sum(i)          adds to the row's statistic; reads, in later phases, its sum over all units
 //   Scalar units()              how many units the phase has; At::Scalar is the type of constants, too
-//   Value tanh(v), sqrt(v)      elementary functions
+//   Value tanh(v), sigmoid(v), sqrt(v)  elementary functions
 //
 // Nothing here knows how rows and units are spread over workers. Sums are formed from partials of fixed size
 // in a fixed order, so a result does not depend on the schedule.
@@ -54,6 +54,23 @@ struct Operand {
   int units;         // index into Recurrence::units
   int parts = 1;     // gates per unit
   int initial = -1;  // index into Recurrence::ends of what rows enter with; -1: nothing, which reads as zero
+};
+
+// The arrays of a layer, in the same places for every cell; a cell uses those it has. K = gates * H.
+struct ForwardPlaces {
+  // kGates: W_ih x + b, (K). kActivations, kC, kInner: what BPTT needs, absent if it will not come: the gates
+  // after their nonlinearities, the cell state, and what is neither (a cell says what).
+  enum Streams { kGates, kY, kActivations, kC, kInner };
+  enum Ends { kH0, kHN, kC0, kCN };
+  enum Matrices { kWhh, kWhr };
+  enum Vectors { kBias };
+};
+struct AdjointPlaces {
+  // kDGates: of the loss for W_ih x. kDInner: for W_hh h where that differs. kDh: for each state, all told.
+  enum Streams { kDy, kY, kDGates, kActivations, kC, kInner, kDc, kDInner, kDh };
+  // kDh0: what reaches h_0 other than through W_hh.
+  enum Ends { kDhN, kDcN, kH0, kC0, kDh0, kDc0 };
+  enum Matrices { kWhh, kWhr };
 };
 
 // Defaults that most phases share.

@@ -32,10 +32,7 @@ struct Relu {
 
 template <class Nonlinearity>
 struct Elman {
-  struct Forward {
-    enum Streams { kGates, kY };  // kGates: W_ih x + b
-    enum Ends { kH0, kHN };
-    enum Vectors { kBias };
+  struct Forward : ForwardPlaces {
     static constexpr bool kBackward = false;
     static constexpr Operand kOperands[] = {{0, 1, kH0}};
     static constexpr int kCarries = 0;
@@ -52,9 +49,7 @@ struct Elman {
     using Phases = PhaseList<Step>;
   };
 
-  struct Adjoint {
-    enum Streams { kDy, kY, kDGates };
-    enum Ends { kDhN };
+  struct Adjoint : AdjointPlaces {
     static constexpr bool kBackward = true;
     static constexpr Operand kOperands[] = {{0}};
     static constexpr int kCarries = 0;

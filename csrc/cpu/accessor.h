@@ -124,6 +124,7 @@ class Accessor {
   Scalar units() const { return static_cast<Scalar>(units_); }
 
   static Value tanh(Value v) { return rnnfast::tanh(v); }
+  static Value sigmoid(Value v) { return rnnfast::sigmoid(v); }
 
   static Value sqrt(Value v) {
     for (int lane = 0; lane < VL; ++lane) v[lane] = std::sqrt(v[lane]);

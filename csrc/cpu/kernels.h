@@ -5,9 +5,9 @@
 
 namespace rnnfast {
 
-// Streams, ends, matrices and vectors stand in the places that Elman<...>::Forward and ::Adjoint name;
-// these are the same for every nonlinearity.
-// Returns the plan as it was carried out.
+// Runs a pass of a cell over arrays in the places of cells/cell.h; returns the plan as it was carried out.
 Plan run_elman(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const Plan& plan);
+Plan run_lstm(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const Plan& plan);
+Plan run_gru(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const Plan& plan);
 
 }  // namespace rnnfast

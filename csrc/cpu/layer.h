@@ -61,174 +61,275 @@ void add_rounded(const void* a, const void* b, void* sum, int64_t size) {
   }
 }
 
-// Sums of the columns of (rows, width). Here and not in other threads as torch's, since it takes less time
-// than the products beside it; and in double, since a plain sum of many rows is less exact than torch's.
+// Sums of `width` columns of rows that lie `stride` apart. Here and not in other threads as torch's, since it
+// takes less time than the products beside it; and in double, since a plain sum of many rows is less exact
+// than torch's.
 template <class S>
-void sum_rows(const void* data, int64_t rows, int64_t width, void* sum) {
+void sum_rows(const S* data, int64_t rows, int64_t stride, int64_t width, S* sum) {
   constexpr int64_t kBlock = 64;
   for (int64_t first = 0; first < width; first += kBlock) {
     const int64_t columns = std::min(kBlock, width - first);
-    const S* row = static_cast<const S*>(data) + first;
+    const S* row = data + first;
     double sums[kBlock] = {};
-    for (int64_t i = 0; i < rows; ++i, row += width) {
+    for (int64_t i = 0; i < rows; ++i, row += stride) {
       if (columns == kBlock) {
-        for (int j = 0; j < kBlock; ++j) sums[j] += row[j];
+        for (int j = 0; j < kBlock; ++j) sums[j] += to_float(row[j]);
       } else {
-        for (int64_t j = 0; j < columns; ++j) sums[j] += row[j];
+        for (int64_t j = 0; j < columns; ++j) sums[j] += to_float(row[j]);
       }
     }
-    std::copy_n(sums, columns, static_cast<S*>(sum) + first);
+    for (int64_t j = 0; j < columns; ++j)
+      store(sum + first + j, broadcast<S>(static_cast<Compute<S>>(sums[j])), 1);
   }
 }
 
-// torch's layers have two biases, which act as their sum, (G, K).
+// torch's layers have two biases, of G K values each, which act as their sum, (G, K); a GRU's last gate sees
+// b_hh within the reset product: (G, 4 H), as cells/gru.h has it.
 inline std::optional<Tensor> joint_bias(const std::optional<Tensor>& b_ih, const std::optional<Tensor>& b_hh,
-                                        int64_t G, int64_t K) {
-  const auto of_groups = [&](const char* name, const Tensor& b) {
-    if (b.numel() != G * K || b.dim() > 2)
-      require(false, name, ": got shape ", shape_of(b), ", expected ", Shape{G * K});
-    return reshaped(dense(b), {G, K});
-  };
+                                        Cell cell, int64_t G, int64_t H) {
   if (!b_ih && !b_hh) return std::nullopt;
-  if (!b_hh) return of_groups("b_ih", *b_ih);
-  if (!b_ih) return of_groups("b_hh", *b_hh);
-  const Tensor a = of_groups("b_ih", *b_ih), b = of_groups("b_hh", *b_hh);
-  check("b_hh", b, {G, K}, a);
-  Tensor sum = empty_contiguous({G, K}, a);
-  with_storage_type(dtype_of(a, "b_ih"), [&](auto type) {
-    add_rounded<decltype(type)>(a.data_ptr(), b.data_ptr(), sum.data_ptr(), G * K);
+  const int64_t K = gates(cell) * H;
+  const auto of_groups = [&](const char* name, const std::optional<Tensor>& b) {
+    if (!b) return std::optional<Tensor>();
+    if (b->numel() != G * K || b->dim() > 2)
+      require(false, name, ": got shape ", shape_of(*b), ", expected ", Shape{G * K});
+    return std::optional(reshaped(dense(*b), {G, K}));
+  };
+  const auto ih = of_groups("b_ih", b_ih), hh = of_groups("b_hh", b_hh);
+  const bool apart = cell == Cell::gru;
+  if (!apart && !(ih && hh)) return ih ? ih : hh;
+  if (ih && hh) check("b_hh", *hh, {G, K}, *ih);
+  const int64_t joint = apart ? K - H : K, width = apart ? K + H : K;
+  Tensor out = empty_contiguous({G, width}, ih ? *ih : *hh);
+  with_storage_type(dtype_of(out, "bias"), [&](auto type) {
+    using S = decltype(type);
+    const auto copy = [](const S* from, int64_t count, S* to) {
+      from ? std::memcpy(to, from, count * sizeof(S)) : std::memset(to, 0, count * sizeof(S));
+    };
+    for (int64_t g = 0; g < G; ++g) {
+      const S* i = ih ? static_cast<const S*>(ih->data_ptr()) + g * K : nullptr;
+      const S* h = hh ? static_cast<const S*>(hh->data_ptr()) + g * K : nullptr;
+      S* to = static_cast<S*>(out.data_ptr()) + g * width;
+      i&& h ? add_rounded<S>(i, h, to, joint) : copy(i ? i : h, joint, to);
+      copy(i ? i + joint : nullptr, K - joint, to + joint);
+      copy(h ? h + joint : nullptr, width - K, to + K);
+    }
   });
-  return sum;
+  return out;
 }
 
-inline void check_projection(const Tensor& input, const Tensor& w_ih, int64_t G) {
+// `columns`: G K.
+inline void check_projection(const Tensor& input, const Tensor& w_ih, int64_t columns) {
   require(input.dim() >= 2 && input.dim() <= 3, "input: got ", input.dim(), " dimensions, expected 2 or 3");
-  if (w_ih.dim() != 2 || G == 0 || w_ih.size(0) % G != 0)
-    require(false, "w_ih: got shape ", shape_of(w_ih), ", expected (G K, I)");
-  check("w_ih", w_ih, {w_ih.size(0), input.size(input.dim() - 1)}, input);
+  check("w_ih", w_ih, {columns, input.size(input.dim() - 1)}, input);
 }
 
 // W_ih x, (..., G, K), for input (..., I) and w_ih (G K, I).
 inline Tensor project(const Tensor& input, const Tensor& w_ih, int64_t G, bool onednn) {
-  check_projection(input, w_ih, G);
-  const int64_t K = w_ih.size(0) / G;
   const Tensor gates = many_rows_product(as_rows(input), transposed(w_ih), onednn);
   Shape shape = shape_of(input);
-  shape.back() = G, shape.push_back(K);
+  shape.back() = G, shape.push_back(w_ih.size(0) / std::max<int64_t>(1, G));
   return reshaped(gates, shape);
 }
+
+// What BPTT leaves: the gradients of the loss for the gates, those of W_hh h where they differ (GRU), for all
+// states (with projection), and for initial states but what comes through W_hh.
+struct BpttResult {
+  Tensor dgates;
+  std::optional<Tensor> dinner, dh, dh0, dc0;
+};
 
 class LayerGradients {
  public:
   // Of the gradients, those in the sum are needed.
-  enum Needs { kInput = 1, kWih = 2, kWhh = 4, kBias_ih = 8, kBias_hh = 16, kH0 = 32 };
+  enum Needs { kInput = 1, kWih = 2, kWhh = 4, kWhr = 8, kBias_ih = 16, kBias_hh = 32, kH0 = 64, kC0 = 128 };
 
-  LayerGradients(const Layout& layout, const Tensor& dgates, int64_t needs)
+  LayerGradients(const Layout& layout, const BpttResult& bptt, int64_t needs)
       : layout_(layout),
         G_(layout.G),
-        K_(dgates.size(dgates.dim() - 1)),
-        rows_(as_rows(groups_joined(dgates))),
-        needs_(needs) {}
+        K_(bptt.dgates.size(bptt.dgates.dim() - 1)),
+        bptt_(bptt),
+        rows_(flat(bptt.dgates)),
+        needs_(needs) {
+    if (!bptt.dinner) {
+      of_w_hh_ = {{rows_, K_, K_}};
+    } else {
+      const int64_t H = bptt.dinner->size(bptt.dinner->dim() - 1);
+      of_w_hh_ = {{rows_, K_, K_ - H}, {flat(*bptt.dinner), H, H}};
+    }
+  }
 
-  // dx = dgates W_ih.
-  Tensor input(const Tensor& input, const Tensor& w_ih, bool onednn) const {
+  // dx = dgates W_ih, or dgates where they are the input.
+  Tensor input(const std::optional<Tensor>& input, const std::optional<Tensor>& w_ih, bool onednn) const {
     if (!(needs_ & kInput)) return none();
-    return reshaped(many_rows_product(rows_, w_ih, onednn), shape_of(input));
+    if (!w_ih) return bptt_.dgates;
+    return reshaped(many_rows_product(rows_, *w_ih, onednn), shape_of(*input));
   }
 
   // dW_ih = dgates^T x.
-  Tensor w_ih(const Tensor& input) const {
-    return needs_ & kWih ? product(transposed(rows_), as_rows(input)) : none();
+  Tensor w_ih(const std::optional<Tensor>& input) const {
+    return needs_ & kWih && input ? product(transposed(rows_), as_rows(*input)) : none();
   }
 
   // Of both biases, each a tensor of its own: gradients that come later are added in place.
   std::pair<Tensor, Tensor> biases() const {
-    if (!(needs_ & (kBias_ih | kBias_hh))) return {none(), none()};
-    const Tensor sums = sum_of_rows();
-    if (!(needs_ & kBias_hh)) return {sums, none()};
-    return {needs_ & kBias_ih ? torch::stable::clone(sums) : none(), sums};
+    const bool ih = needs_ & kBias_ih, hh = needs_ & kBias_hh;
+    if (!ih && !hh) return {none(), none()};
+    const Tensor sums = sums_of({{rows_, K_, K_}});
+    if (!hh) return {sums, none()};
+    if (bptt_.dinner) return {ih ? sums : none(), sums_of(of_w_hh_)};
+    return {ih ? torch::stable::clone(sums) : none(), sums};
   }
 
-  // dW_hh = sum over t of dgates_t h_{t-1}^T: one product for each group, and one for its initial state.
+  // dW_hh = sum over t of dgates_t h_{t-1}^T: a product for each group, and one for its initial state.
   Tensor w_hh(const Tensor& states, const std::optional<Tensor>& h0, const Tensor& given) const {
     if (!(needs_ & kWhh)) return none();
-    const int64_t H = states.size(states.dim() - 1);
-    const Tensor y = as_rows(groups_joined(dense(states)));
-    Tensor dw = empty_contiguous({G_, K_, H}, rows_);
+    const int64_t P = states.size(states.dim() - 1);
+    const Tensor y = flat(dense(states));
+    Tensor dw = empty_contiguous({G_, K_, P}, rows_);
     for (int64_t g = 0; g < G_; ++g) {
-      const bool reversed = layout_.reversed(g);
-      Tensor own = view_of(dw, {K_, H}, {H, 1}, g * K_ * H);
-      const Tensor d = part(rows_, reversed ? layout_.earlier() : layout_.later(), g, K_);
-      product_to(own, transposed(d), part(y, reversed ? layout_.later() : layout_.earlier(), g, H));
-      if (h0) add_product(own, transposed(entering(g)), group(*h0, g));
+      const Layout::Runs going_on = layout_.reversed(g) ? layout_.earlier() : layout_.later();
+      const Layout::Runs before = layout_.reversed(g) ? layout_.later() : layout_.earlier();
+      // Where the gradients to multiply do not lie together, all are multiplied, with as many states.
+      const bool all = going_on.size() != 1;
+      const Tensor state = all ? states_before(y, h0, g, going_on, before) : part(y, before, g * P, P);
+      int64_t row = g * K_;
+      for (const Columns& columns : of_w_hh_) {
+        Tensor own = view_of(dw, {columns.width, P}, {P, 1}, row * P);
+        const Tensor d = columns_of(columns, g, all ? Layout::Runs{{0, rows_.size(0)}} : going_on);
+        product_to(own, transposed(d), state);
+        if (h0 && !all) add_product(own, transposed(columns_of(columns, g, entering(g))), group(*h0, g));
+        row += columns.width;
+      }
     }
     return reshaped(dw, shape_of(given));
   }
 
-  // dh_0 = W_hh^T dgates of each row's first step in order of processing.
+  // dW_hr = sum over t of dh_t m_t^T.
+  Tensor w_hr(const std::optional<Tensor>& inner, const std::optional<Tensor>& given) const {
+    if (!(needs_ & kWhr && given)) return none();
+    const int64_t H = inner->size(inner->dim() - 1), P = bptt_.dh->size(bptt_.dh->dim() - 1);
+    const Tensor m = flat(dense(*inner)), dh = flat(*bptt_.dh);
+    Tensor dw = empty_contiguous({G_, P, H}, rows_);
+    for (int64_t g = 0; g < G_; ++g) {
+      Tensor own = view_of(dw, {P, H}, {H, 1}, g * P * H);
+      const Layout::Runs all{{0, rows_.size(0)}};
+      product_to(own, transposed(part(dh, all, g * P, P)), part(m, all, g * H, H));
+    }
+    return reshaped(dw, shape_of(*given));
+  }
+
+  // dh_0 = W_hh^T dgates of each row's first step in order of processing, and what reaches it directly.
   Tensor h0(const Tensor& w_hh) const {
     if (!(needs_ & kH0)) return none();
-    const int64_t H = w_hh.size(2), B = layout_.B;
-    Tensor dh = empty_contiguous({G_, B, H}, rows_);
+    const int64_t P = w_hh.size(2), B = layout_.B;
+    Tensor dh = bptt_.dh0 ? *bptt_.dh0 : empty_contiguous({G_, B, P}, rows_);
+    bool adds = bptt_.dh0.has_value();
     for (int64_t g = 0; g < G_; ++g) {
-      Tensor own = view_of(dh, {B, H}, {H, 1}, g * B * H);
-      product_to(own, entering(g), group(w_hh, g));
+      Tensor own = view_of(dh, {B, P}, {P, 1}, g * B * P);
+      const Tensor w = group(w_hh, g);
+      int64_t row = 0;
+      for (const Columns& columns : of_w_hh_) {
+        const Tensor d = columns_of(columns, g, entering(g));
+        const Tensor w_rows = view_of(w, {columns.width, P}, {w.stride(0), w.stride(1)}, row * w.stride(0));
+        adds ? add_product(own, d, w_rows) : product_to(own, d, w_rows);
+        row += columns.width;
+      }
     }
     return dh;
   }
 
+  Tensor c0() const { return bptt_.dc0 ? *bptt_.dc0 : none(); }
+
  private:
+  // The first `width` of each group's `of_group` columns, in (N, G of_group).
+  struct Columns {
+    Tensor all;
+    int64_t of_group, width;
+  };
+
+  static Tensor flat(const Tensor& t) { return as_rows(groups_joined(t)); }
+
   Tensor none() const { return empty_contiguous({0}, rows_); }
 
   // (K), or (G, K) if there are several groups.
-  Tensor sum_of_rows() const {
-    const Shape shape = G_ == 1 ? Shape{K_} : Shape{G_, K_};
-    const Dtype dtype = dtype_of(rows_, "dgates");
-    if (dtype != Dtype::f32 && dtype != Dtype::f64) return reshaped(torch::stable::sum(rows_, {{0}}), shape);
-    Tensor sum = empty_contiguous(shape, rows_);
-    const int64_t rows = rows_.size(0), width = rows_.size(1);
-    dtype == Dtype::f32 ? sum_rows<float>(rows_.data_ptr(), rows, width, sum.data_ptr())
-                        : sum_rows<double>(rows_.data_ptr(), rows, width, sum.data_ptr());
-    return sum;
+  Tensor sums_of(const std::vector<Columns>& parts) const {
+    Tensor sums = empty_contiguous(G_ == 1 ? Shape{K_} : Shape{G_, K_}, rows_);
+    with_storage_type(dtype_of(rows_, "dgates"), [&](auto type) {
+      using S = decltype(type);
+      S* to = static_cast<S*>(sums.data_ptr());
+      for (int64_t g = 0; g < G_; ++g) {
+        for (const auto& [all, of_group, width] : parts) {
+          sum_rows<S>(static_cast<const S*>(all.data_ptr()) + g * of_group, all.size(0), all.size(1), width,
+                      to);
+          to += width;
+        }
+      }
+    });
+    return sums;
   }
 
-  // dgates of each row's first step in order of processing, (B, K).
-  Tensor entering(int64_t g) const {
-    return part(rows_, layout_.reversed(g) ? layout_.last() : layout_.first(), g, K_);
-  }
+  // Where each row's first step in order of processing lies.
+  Layout::Runs entering(int64_t g) const { return layout_.reversed(g) ? layout_.last() : layout_.first(); }
 
   static Tensor group(const Tensor& t, int64_t g) {
     return view_of(t, {t.size(1), t.size(2)}, {t.stride(1), t.stride(2)}, g * t.stride(0));
   }
 
-  // Group g of some rows of (N, G W): a view if they lie together.
-  Tensor part(const Tensor& all, const Layout::Runs& runs, int64_t g, int64_t width) const {
+  static Tensor columns_of(const Columns& columns, int64_t g, const Layout::Runs& runs) {
+    return part(columns.all, runs, g * columns.of_group, columns.width);
+  }
+
+  // Some rows, and `width` columns from `first` on: a view if the rows lie together.
+  static Tensor part(const Tensor& all, const Layout::Runs& runs, int64_t first, int64_t width) {
     const int64_t stride = all.size(1);
-    if (runs.size() == 1) {
-      return view_of(all, {runs[0].second, width}, {stride, 1}, runs[0].first * stride + g * width);
-    }
+    if (runs.size() == 1)
+      return view_of(all, {runs[0].second, width}, {stride, 1}, runs[0].first * stride + first);
     int64_t count = 0;
     for (const auto& run : runs) count += run.second;
     Tensor copy = empty_contiguous({count, width}, all);
-    const size_t size = all.element_size();
-    const char* from = static_cast<const char*>(all.data_ptr()) + g * width * size;
-    char* to = static_cast<char*>(copy.data_ptr());
-    for (const auto& [first, rows] : runs) {
-      if (width == stride) {
-        std::memcpy(to, from + first * stride * size, rows * width * size);
-        to += rows * width * size;
-        continue;
-      }
-      for (int64_t row = first; row < first + rows; ++row, to += width * size)
-        std::memcpy(to, from + row * stride * size, width * size);
-    }
+    copy_rows(all, runs, first, copy, {{0, count}});
     return copy;
+  }
+
+  // Copies as many columns as `to` has, from `first` on, of some rows to others in the same order.
+  static void copy_rows(const Tensor& from, const Layout::Runs& runs, int64_t first, Tensor& to,
+                        const Layout::Runs& to_runs) {
+    const size_t size = from.element_size(), width = to.size(1) * size, stride = from.size(1) * size;
+    const char* source = static_cast<const char*>(from.data_ptr()) + first * size;
+    char* target = static_cast<char*>(to.data_ptr());
+    auto run = to_runs.begin();
+    int64_t done = 0;  // of the run
+    for (const auto& [begin, count] : runs) {
+      for (int64_t row = begin; row < begin + count; ++row, ++done) {
+        while (done == run->second) ++run, done = 0;
+        std::memcpy(target + (run->first + done) * width, source + row * stride, width);
+      }
+    }
+  }
+
+  // The state that each step of group g begins with, for all rows of y.
+  Tensor states_before(const Tensor& y, const std::optional<Tensor>& h0, int64_t g,
+                       const Layout::Runs& going_on, const Layout::Runs& before) const {
+    const int64_t P = y.size(1) / G_;
+    Tensor states = empty_contiguous({y.size(0), P}, y);
+    copy_rows(y, before, g * P, states, going_on);
+    if (h0) {
+      copy_rows(dense(group(*h0, g)), {{0, layout_.B}}, 0, states, entering(g));
+    } else {
+      for (const auto& [first, count] : entering(g))
+        std::memset(static_cast<char*>(states.data_ptr()) + first * P * y.element_size(), 0,
+                    count * P * y.element_size());
+    }
+    return states;
   }
 
   const Layout& layout_;
   const int64_t G_, K_;
+  const BpttResult& bptt_;
   const Tensor rows_;
   const int64_t needs_;
+  std::vector<Columns> of_w_hh_;  // one below the other: the rows of dW_hh
 };
 
 }  // namespace rnnfast

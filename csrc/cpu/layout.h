@@ -75,10 +75,11 @@ class Layout {
 
   bool reversed(int64_t g) const { return is_reversed(direction_, g); }
 
-  // A recurrence over these rows that has no arrays yet. It points into this object.
-  Recurrence recurrence(int64_t H) const {
+  // A recurrence over these rows that has no arrays yet, with a projection to P units if that is not 0. It
+  // points into this object.
+  Recurrence recurrence(int64_t H, int64_t P) const {
     Recurrence r;
-    r.T = T, r.B = B, r.G = G, r.units[0] = H, r.direction = direction_;
+    r.T = T, r.B = B, r.G = G, r.units[0] = H, r.units[1] = P, r.direction = direction_;
     if (packed_) r.counts = counts_.data(), r.offsets = offsets_.data();
     return r;
   }

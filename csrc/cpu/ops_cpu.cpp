@@ -1,5 +1,5 @@
 // The operators on the CPU: check, lay out, run.
-#include "../cells/elman.h"
+#include "../cells/cell.h"
 #include "layer.h"
 #include "running.h"
 
@@ -8,18 +8,71 @@ namespace {
 
 using OptionalTensor = std::optional<Tensor>;
 
-Cell cell_of(const std::string& nonlinearity) {
-  require(nonlinearity == "tanh" || nonlinearity == "relu", "nonlinearity: got '", nonlinearity,
-          "', expected 'tanh' or 'relu'");
-  return nonlinearity == "relu" ? Cell::elman_relu : Cell::elman_tanh;
-}
-
 template <class... Option>
 void refuse(const char* names, const Option&... options) {
   require(!(options.has_value() || ...), names, ": reserved, not supported by this version");
 }
 
+Cell cell_named(const std::string& name) {
+  try {
+    return cell_from_name(name);
+  } catch (const std::invalid_argument& error) {
+    require(false, error.what());
+    throw;
+  }
+}
+
 OptionalTensor dense_if_given(const OptionalTensor& t) { return t ? OptionalTensor(with_dense_rows(*t)) : t; }
+OptionalTensor with_groups_if_given(const OptionalTensor& t) {
+  return t ? OptionalTensor(with_groups(*t)) : t;
+}
+
+// A cell, its weights by groups and the sizes that follow from them.
+struct LayerWeights {
+  LayerWeights(const std::string& cell_name, const Tensor& w_hh_given, const OptionalTensor& w_hr_given)
+      : cell(cell_named(cell_name)),
+        w_hh(with_dense_rows(with_groups(w_hh_given))),
+        w_hr(dense_if_given(with_groups_if_given(w_hr_given))) {
+    if (w_hh.dim() != 3 || w_hh.size(1) % gates(cell) != 0)
+      require(false, "w_hh: got shape ", shape_of(w_hh_given), ", expected (G, K, P), K a multiple of ",
+              gates(cell));
+    G = w_hh.size(0), K = w_hh.size(1), H = K / gates(cell);
+    P = w_hr ? w_hh.size(2) : H;
+    check("w_hh", w_hh, {G, K, P}, w_hh);
+    require(!w_hr || cell == Cell::lstm, "w_hr: only an LSTM has a projection");
+    if (w_hr) check("w_hr", *w_hr, {G, P, H}, w_hh);
+  }
+
+  Cell cell;
+  Tensor w_hh;
+  OptionalTensor w_hr;
+  int64_t G, K, H, P;
+};
+
+// Arrays in their places: streams, ends and matrices of a recurrence.
+class Arrays {
+ public:
+  Arrays(const Layout& layout, const LayerWeights& w)
+      : layout_(layout), recurrence_(layout.recurrence(w.H, w.w_hr ? w.P : 0)) {
+    recurrence_.matrices[0] = matrix_of(w.w_hh);
+    if (w.w_hr) recurrence_.matrices[1] = matrix_of(*w.w_hr);
+  }
+
+  void stream(int place, const OptionalTensor& t) {
+    if (t) recurrence_.streams[place] = layout_.stream(*t);
+  }
+  void end(int place, const OptionalTensor& t) {
+    if (t) recurrence_.ends[place] = end_of(*t);
+  }
+  void vector(int place, const OptionalTensor& t) {
+    if (t) recurrence_.vectors[place] = {t->data_ptr(), t->stride(0)};
+  }
+  const Recurrence& recurrence() const { return recurrence_; }
+
+ private:
+  const Layout& layout_;
+  Recurrence recurrence_;
+};
 
 // What a sequence without steps ends with: what it began with.
 void keep_initial(const OptionalTensor& initial, Tensor& last) {
@@ -30,141 +83,190 @@ void keep_initial(const OptionalTensor& initial, Tensor& last) {
   }
 }
 
-// Writes all states to y, which may be `gates` itself, and the last ones to h_n, if given. The other tensors
-// are checked here.
-void run_forward(const Layout& layout, const Tensor& gates, const Tensor& y, Tensor* h_n, const Tensor& w_hh,
-                 const OptionalTensor& bias, const OptionalTensor& h0, Cell cell) {
-  using Places = Elman<Tanh>::Forward;
-  const int64_t H = gates.size(gates.dim() - 1);
-  const Dtype dtype = dtype_of(gates, "gates");
-  check("w_hh", w_hh, {layout.G, H, H}, gates);
-  if (bias) check("bias", *bias, {layout.G, H}, gates);
-  if (h0) check("h0", *h0, {layout.G, layout.B, H}, gates);
-  const Tensor w = with_dense_rows(w_hh);
-  const OptionalTensor b = dense_if_given(bias), h = dense_if_given(h0);
+// What a forward pass writes; absent: not wanted.
+struct States {
+  Tensor y;  // may be the gates themselves where they are as wide
+  OptionalTensor h_n, c_n, activations, c, inner;
+};
 
-  Recurrence r = layout.recurrence(H);
-  r.streams[Places::kGates] = layout.stream(gates);
-  r.streams[Places::kY] = layout.stream(y);
-  r.matrices[0] = matrix_of(w);
-  if (b) r.vectors[Places::kBias] = {b->data_ptr(), b->stride(0)};
-  if (h) r.ends[Places::kH0] = end_of(*h);
-  if (h_n) r.ends[Places::kHN] = end_of(*h_n);
-  plan_and_run(r, cell, Pass::forward, dtype, h.has_value());
-  if (h_n && r.T == 0) keep_initial(h, *h_n);
+// The tensors that are read are checked here.
+void run_forward(const Layout& layout, const LayerWeights& w, const Tensor& gates, const OptionalTensor& bias,
+                 const OptionalTensor& h0, const OptionalTensor& c0, States& to) {
+  using Places = ForwardPlaces;
+  check("w_hh", w.w_hh, {layout.G, w.K, w.P}, gates);
+  if (bias) check("bias", *bias, shape_of(*bias), gates);
+  if (h0) check("h0", *h0, {layout.G, layout.B, w.P}, gates);
+  if (c0) check("c0", *c0, {layout.G, layout.B, w.H}, gates);
+  require(!c0 || w.cell == Cell::lstm, "c0: only an LSTM has a cell state");
+  const OptionalTensor h = dense_if_given(h0), c = dense_if_given(c0);
+
+  Arrays arrays(layout, w);
+  arrays.stream(Places::kGates, gates);
+  arrays.stream(Places::kY, to.y);
+  arrays.stream(Places::kActivations, to.activations);
+  arrays.stream(Places::kC, to.c);
+  arrays.stream(Places::kInner, to.inner);
+  arrays.vector(Places::kBias, bias);
+  arrays.end(Places::kH0, h);
+  arrays.end(Places::kHN, to.h_n);
+  arrays.end(Places::kC0, c);
+  arrays.end(Places::kCN, to.c_n);
+  plan_and_run(arrays.recurrence(), w.cell, Pass::forward, dtype_of(gates, "gates"), h.has_value());
+  if (layout.T == 0) {
+    if (to.h_n) keep_initial(h, *to.h_n);
+    if (to.c_n) keep_initial(c, *to.c_n);
+  }
 }
 
-Tensor empty_state(const Layout& layout, const Tensor& gates) {
-  return empty_contiguous({layout.G, layout.B, gates.size(gates.dim() - 1)}, gates);
-}
-
-// Returns dgates. All tensors are checked here.
-Tensor run_bptt(const Layout& layout, const OptionalTensor& dy, const OptionalTensor& dh_n, const Tensor& y,
-                const Tensor& w_hh, Cell cell) {
-  using Places = Elman<Tanh>::Adjoint;
-  const int64_t H = y.size(y.dim() - 1);
-  const Dtype dtype = dtype_of(y, "y");
-  check("w_hh", w_hh, {layout.G, H, H}, y);
-  if (dy) check("dy", *dy, layout.shape(H), y);
-  if (dh_n) check("dh_n", *dh_n, {layout.G, layout.B, H}, y);
-  const Tensor h = with_dense_rows(y), w = with_dense_rows(w_hh);
-  const OptionalTensor d = dense_if_given(dy), d_n = dense_if_given(dh_n);
-  Tensor dgates = empty_contiguous(layout.shape(H), y);
-
-  Recurrence r = layout.recurrence(H);
-  if (d) r.streams[Places::kDy] = layout.stream(*d);
-  r.streams[Places::kY] = layout.stream(h);
-  r.streams[Places::kDGates] = layout.stream(dgates);
-  r.matrices[0] = matrix_of(w);
-  if (d_n) r.ends[Places::kDhN] = end_of(*d_n);
-  plan_and_run(r, cell, Pass::bptt, dtype, false);
-  return dgates;
-}
-
-std::tuple<Tensor, Tensor> elman(const Tensor& gates, const Tensor& w_hh, const OptionalTensor& bias,
-                                 const OptionalTensor& h0, const std::string& nonlinearity, int64_t direction,
-                                 bool batch_first, const OptionalTensor& batch_sizes,
-                                 const OptionalTensor& reset, const std::optional<int64_t>& seed,
-                                 const std::optional<std::string>& precision) {
+std::vector<Tensor> recurrence(const Tensor& input, const OptionalTensor& w_ih, const Tensor& w_hh,
+                               const OptionalTensor& w_hr, const OptionalTensor& b_ih,
+                               const OptionalTensor& b_hh, const OptionalTensor& h0, const OptionalTensor& c0,
+                               const std::string& cell, int64_t direction, bool batch_first,
+                               const OptionalTensor& batch_sizes, bool saves, bool onednn,
+                               const OptionalTensor& reset, const std::optional<int64_t>& seed,
+                               const std::optional<std::string>& precision) {
   refuse("reset, seed, precision", reset, seed, precision);
-  const Layout layout(gates, "gates", direction, batch_first, batch_sizes);
-  Tensor y = empty_contiguous(layout.shape(gates.size(gates.dim() - 1)), gates);
-  Tensor h_n = empty_state(layout, gates);
-  run_forward(layout, with_dense_rows(gates), y, &h_n, w_hh, bias, h0, cell_of(nonlinearity));
-  return {y, h_n};
-}
-
-Tensor elman_bptt(const OptionalTensor& dy, const OptionalTensor& dh_n, const Tensor& y, const Tensor& w_hh,
-                  const std::string& nonlinearity, int64_t direction, bool batch_first,
-                  const OptionalTensor& batch_sizes, const OptionalTensor& reset,
-                  const std::optional<int64_t>& seed, const std::optional<double>& clip,
-                  const OptionalTensor& norms, const std::optional<std::string>& precision) {
-  refuse("reset, seed, clip, norms, precision", reset, seed, clip, norms, precision);
-  const Layout layout(y, "y", direction, batch_first, batch_sizes);
-  return run_bptt(layout, dy, dh_n, y, w_hh, cell_of(nonlinearity));
-}
-
-std::tuple<Tensor, Tensor> elman_layer(const Tensor& input, const Tensor& w_ih, const Tensor& w_hh_given,
-                                       const OptionalTensor& b_ih, const OptionalTensor& b_hh,
-                                       const OptionalTensor& h0, const std::string& nonlinearity,
-                                       int64_t direction, bool batch_first, const OptionalTensor& batch_sizes,
-                                       bool onednn) {
-  const Tensor w_hh = with_groups(w_hh_given);
-  const int64_t G = w_hh.size(0), H = w_hh.size(1);
-  const OptionalTensor bias = joint_bias(b_ih, b_hh, G, H);
-  const Tensor gates = project(input, w_ih, G, onednn);
+  const LayerWeights w(cell, w_hh, w_hr);
+  const OptionalTensor bias = joint_bias(b_ih, b_hh, w.cell, w.G, w.H);
+  if (w_ih) check_projection(input, *w_ih, w.G * w.K);
+  const Tensor gates = w_ih ? project(input, *w_ih, w.G, onednn) : with_dense_rows(input);
   const Layout layout(gates, "input", direction, batch_first, batch_sizes);
-  // The gates are used once: the states take their place.
-  Tensor h_n = empty_state(layout, gates);
-  run_forward(layout, gates, gates, &h_n, w_hh, bias, h0, cell_of(nonlinearity));
-  return {groups_joined(gates), h_n};
+  if (!w_ih) check("input", gates, layout.shape(w.K), gates);
+
+  // Gates that are our own are used once: what is saved of them, or the states, take their place.
+  const bool own = w_ih.has_value(), lstm = w.cell == Cell::lstm, gru = w.cell == Cell::gru;
+  const auto array = [&](int64_t width) { return empty_contiguous(layout.shape(width), gates); };
+  const auto state = [&](int64_t width) { return empty_contiguous({layout.G, layout.B, width}, gates); };
+  const auto optional = [](bool wanted, const auto& make, int64_t width) {
+    return wanted ? OptionalTensor(make(width)) : std::nullopt;
+  };
+  States to{own && !lstm && !gru ? gates : array(w.P), state(w.P), optional(lstm, state, w.H)};
+  if (saves && (lstm || gru)) to.activations = own ? gates : array(w.K);
+  to.c = optional(saves && lstm, array, w.H);
+  to.inner = optional(saves && (gru || w.w_hr), array, w.H);
+  run_forward(layout, w, gates, bias, h0, c0, to);
+
+  std::vector<Tensor> results{own ? groups_joined(to.y) : to.y, *to.h_n};
+  for (const OptionalTensor* t : {&to.c_n, &to.activations, &to.c, &to.inner})
+    if (*t) results.push_back(**t);
+  return results;
 }
 
-Tensor elman_cell(const Tensor& input, const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih,
-                  const OptionalTensor& b_hh, const Tensor& h, const std::string& nonlinearity) {
+std::vector<Tensor> cell(const Tensor& input, const Tensor& w_ih, const Tensor& w_hh,
+                         const OptionalTensor& b_ih, const OptionalTensor& b_hh, const Tensor& h,
+                         const OptionalTensor& c, const std::string& cell) {
   require(input.dim() == 2 && h.dim() == 2, "input, h: got ", input.dim(), " and ", h.dim(),
           " dimensions, expected 2 and 2");
-  const OptionalTensor bias = joint_bias(b_ih, b_hh, 1, w_hh.size(0));
+  const LayerWeights w(cell, w_hh, std::nullopt);
+  check_projection(input, w_ih, w.K);
+  const OptionalTensor bias = joint_bias(b_ih, b_hh, w.cell, 1, w.H);
   const Tensor gates = with_leading_axis(project(input, w_ih, 1, false));
   const Layout layout(gates, "input", 0, false, std::nullopt);
-  run_forward(layout, gates, gates, nullptr, with_groups(w_hh), bias, with_groups(h), cell_of(nonlinearity));
-  return reshaped(gates, {gates.size(1), gates.size(3)});
+  const bool lstm = w.cell == Cell::lstm;
+  States to{w.H == w.K ? gates : empty_contiguous(layout.shape(w.H), gates), std::nullopt, std::nullopt};
+  if (lstm) to.c_n = empty_contiguous({1, layout.B, w.H}, gates);
+  run_forward(layout, w, gates, bias, with_groups(h), with_groups_if_given(c), to);
+  std::vector<Tensor> results{reshaped(to.y, {layout.B, w.H})};
+  if (lstm) results.push_back(reshaped(*to.c_n, {layout.B, w.H}));
+  return results;
 }
 
-// Gradients that are not needed are empty.
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> elman_layer_bptt(
-    const OptionalTensor& dy, const OptionalTensor& dh_n, const Tensor& input, const Tensor& w_ih,
-    const Tensor& w_hh_given, const OptionalTensor& h0, const Tensor& y, const std::string& nonlinearity,
-    int64_t direction, bool batch_first, const OptionalTensor& batch_sizes, int64_t needs, bool onednn) {
-  const Tensor w_hh = with_groups(w_hh_given);
-  const int64_t G = w_hh.size(0), H = w_hh.size(2);
-  check_projection(input, w_ih, G);
-  check("w_ih", w_ih, {G * H, w_ih.size(1)}, input);
-  Shape rows = shape_of(input);
-  rows.back() = G * H;
-  check("y", y, rows, input);
-  const Tensor states = groups_split(y, G);
-  const OptionalTensor d = dy ? OptionalTensor(groups_split(with_dense_rows(*dy), G)) : std::nullopt;
-  const Layout layout(states, "y", direction, batch_first, batch_sizes);
-  if (h0) check("h0", *h0, {G, layout.B, H}, input);
-  const Tensor dgates = run_bptt(layout, d, dh_n, states, w_hh, cell_of(nonlinearity));
-  const LayerGradients of(layout, dgates, needs);
+// What recurrence saved, by name.
+struct Saved {
+  Saved(const std::vector<Tensor>& saved, const Layout& layout, const LayerWeights& w, const Tensor& like) {
+    const bool lstm = w.cell == Cell::lstm, gru = w.cell == Cell::gru;
+    const size_t expected = lstm ? 2 + w.w_hr.has_value() : gru ? 2 : 0;
+    require(saved.size() == expected, "saved: got ", saved.size(), " tensors, expected ", expected);
+    const auto take = [&](size_t i, int64_t width) {
+      check("saved", saved[i], layout.shape(width), like);
+      return with_dense_rows(saved[i]);
+    };
+    if (lstm || gru) activations = take(0, w.K);
+    if (lstm) c = take(1, w.H);
+    if (gru || w.w_hr) inner = take(saved.size() - 1, w.H);
+  }
+
+  OptionalTensor activations, c, inner;
+};
+
+std::vector<Tensor> recurrence_bptt(
+    const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
+    const OptionalTensor& dc, const OptionalTensor& input, const OptionalTensor& w_ih, const Tensor& w_hh,
+    const OptionalTensor& w_hr, const OptionalTensor& h0, const OptionalTensor& c0, const Tensor& y_given,
+    const std::vector<Tensor>& saved_given, const std::string& cell, int64_t direction, bool batch_first,
+    const OptionalTensor& batch_sizes, int64_t needs, bool onednn, const OptionalTensor& reset,
+    const std::optional<int64_t>& seed, const std::optional<double>& clip, const OptionalTensor& norms,
+    const std::optional<std::string>& precision) {
+  using Places = AdjointPlaces;
+  using Gradients = LayerGradients;
+  refuse("reset, seed, clip, norms, precision", reset, seed, clip, norms, precision);
+  const LayerWeights w(cell, w_hh, w_hr);
+  require(input.has_value() || !w_ih, "input: got none, expected one to go with w_ih");
+  if (w_ih) {
+    check_projection(*input, *w_ih, w.G * w.K);
+    Shape rows = shape_of(*input);
+    rows.back() = w.G * w.P;
+    check("y", y_given, rows, *input);
+  }
+  const auto by_groups = [&](const Tensor& t) { return w_ih ? groups_split(t, w.G) : t; };
+  const Tensor y = by_groups(with_dense_rows(y_given));
+  const Layout layout(y, "y", direction, batch_first, batch_sizes);
+  check("y", y, layout.shape(w.P), w.w_hh);
+  const Saved saved(saved_given, layout, w, y);
+  const OptionalTensor d = dy ? OptionalTensor(by_groups(with_dense_rows(*dy))) : std::nullopt;
+  const OptionalTensor d_c = dense_if_given(dc), d_h_n = dense_if_given(dh_n), d_c_n = dense_if_given(dc_n);
+  const OptionalTensor h = dense_if_given(h0), c = dense_if_given(c0);
+  const Shape h_shape{layout.G, layout.B, w.P}, c_shape{layout.G, layout.B, w.H};
+  if (d) check("dy", *d, layout.shape(w.P), y);
+  if (d_h_n) check("dh_n", *d_h_n, h_shape, y);
+  if (h) check("h0", *h, h_shape, y);
+  if (d_c_n) check("dc_n", *d_c_n, c_shape, y);
+  if (d_c) check("dc", *d_c, layout.shape(w.H), y);
+  if (c) check("c0", *c, c_shape, y);
+
+  const auto array = [&](bool wanted, const Shape& shape) {
+    return wanted ? OptionalTensor(empty_contiguous(shape, y)) : std::nullopt;
+  };
+  const bool gru = w.cell == Cell::gru, lstm = w.cell == Cell::lstm;
+  const BpttResult result{empty_contiguous(layout.shape(w.K), y), array(gru, layout.shape(w.H)),
+                          array(w.w_hr.has_value(), layout.shape(w.P)),
+                          array(gru && needs & Gradients::kH0, h_shape),
+                          array(lstm && needs & Gradients::kC0, c_shape)};
+  Arrays arrays(layout, w);
+  arrays.stream(Places::kDy, d);
+  arrays.stream(Places::kY, y);
+  arrays.stream(Places::kDGates, result.dgates);
+  arrays.stream(Places::kActivations, saved.activations);
+  arrays.stream(Places::kC, saved.c);
+  arrays.stream(Places::kInner, saved.inner);
+  arrays.stream(Places::kDc, d_c);
+  arrays.stream(Places::kDInner, result.dinner);
+  arrays.stream(Places::kDh, result.dh);
+  arrays.end(Places::kDhN, d_h_n);
+  arrays.end(Places::kDcN, d_c_n);
+  arrays.end(Places::kH0, h);
+  arrays.end(Places::kC0, c);
+  arrays.end(Places::kDh0, result.dh0);
+  arrays.end(Places::kDc0, result.dc0);
+  plan_and_run(arrays.recurrence(), w.cell, Pass::bptt, dtype_of(y, "y"), false);
+
+  const Gradients of(layout, result, needs);
   const auto [b_ih, b_hh] = of.biases();
   return {of.input(input, w_ih, onednn),
           of.w_ih(input),
-          of.w_hh(states, h0, w_hh_given),
+          of.w_hh(y, h, w_hh),
+          of.w_hr(saved.inner, w_hr),
           b_ih,
           b_hh,
-          of.h0(w_hh)};
+          of.h0(w.w_hh),
+          of.c0()};
 }
 
 }  // namespace
 }  // namespace rnnfast
 
 STABLE_TORCH_LIBRARY_IMPL(rnnfast, CPU, m) {
-  m.impl("elman", TORCH_BOX(&rnnfast::elman));
-  m.impl("elman_bptt", TORCH_BOX(&rnnfast::elman_bptt));
-  m.impl("elman_cell", TORCH_BOX(&rnnfast::elman_cell));
-  m.impl("elman_layer", TORCH_BOX(&rnnfast::elman_layer));
-  m.impl("elman_layer_bptt", TORCH_BOX(&rnnfast::elman_layer_bptt));
+  m.impl("recurrence", TORCH_BOX(&rnnfast::recurrence));
+  m.impl("recurrence_bptt", TORCH_BOX(&rnnfast::recurrence_bptt));
+  m.impl("cell", TORCH_BOX(&rnnfast::cell));
 }

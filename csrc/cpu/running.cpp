@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <thread>
 
+#include "kernels.h"
 #include "team.h"
 #include "tensors.h"
 #include "vec.h"
@@ -50,6 +51,19 @@ void wish_plan(const std::optional<std::string>& schedule, const std::optional<s
   wishes = w;
 }
 
+Plan run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const Plan& plan) {
+  switch (cell) {
+    case Cell::lstm:
+      return run_lstm(r, cell, pass, dtype, plan);
+    case Cell::gru:
+      return run_gru(r, cell, pass, dtype, plan);
+    case Cell::elman_tanh:
+    case Cell::elman_relu:
+      break;
+  }
+  return run_elman(r, cell, pass, dtype, plan);
+}
+
 std::string last_plan() { return last_plan_run ? describe(*last_plan_run) : ""; }
 
 }  // namespace
@@ -63,17 +77,18 @@ void with_workers(double expected, const std::function<void(int)>& work) {
 void plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, bool initial) {
   Problem problem;
   problem.cell = cell, problem.pass = pass, problem.dtype = dtype, problem.isa = kIsa;
-  problem.T = r.T, problem.B = r.B, problem.H = r.units[0], problem.G = r.G, problem.initial = initial;
+  problem.T = r.T, problem.B = r.B, problem.H = r.units[0], problem.P = r.units[1], problem.G = r.G,
+  problem.initial = initial;
   problem.threads = static_cast<int>(torch::stable::get_num_threads());
   problem.processors = processors();
   problem.wishes = wishes;
   problem.crowded = problem.threads > 1 && crowded();
   const Plan chosen = plan(problem);
-  const auto run = [&] { last_plan_run = run_elman(r, cell, pass, dtype, chosen); };
+  const auto run_chosen = [&] { last_plan_run = run(r, cell, pass, dtype, chosen); };
   if (chosen.workers > 1) {
-    crowding.watch(chosen.seconds, run);
+    crowding.watch(chosen.seconds, run_chosen);
   } else {
-    run();
+    run_chosen();
   }
 }
 

@@ -1,6 +1,6 @@
-"""Drop-in recurrent modules."""
+"""Layers and cells."""
 
-from .cells import RNNCell
-from .layers import RNN
+from .cells import GRUCell, LSTMCell, RNNCell
+from .layers import GRU, LSTM, RNN
 
-__all__ = ["RNN", "RNNCell"]
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]

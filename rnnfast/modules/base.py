@@ -1,0 +1,162 @@
+"""What RNN, LSTM and GRU layers share: everything but their cell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from .. import ops
+from ._common import autocast_dtype, cast, weight
+
+
+class RecurrentLayer(torch.nn.RNNBase):
+    """A stack of recurrences over a sequence.
+
+    Subclasses :class:`torch.nn.RNNBase`, not ``torch.nn.RNN`` and its kin: ``torch.compile(fullgraph=True)``
+    refuses modules that pass ``isinstance(m, nn.RNN)``. Parameters, their names, initial values and order are
+    torch's.
+    """
+
+    _instead = "instead"  # how torch's message about an input of wrong rank ends
+
+    @property
+    def _cell(self) -> str:
+        """The cell, as csrc/ops.cpp names it."""
+        raise NotImplementedError
+
+    def _split(self, hx: Any) -> tuple[Any, Any]:
+        """h and c of the `hx` that the caller gave."""
+        return hx, None
+
+    def _join(self, h: Tensor, c: Tensor | None) -> Any:
+        """What the caller gets for h and c."""
+        return h
+
+    def _check_rank(self, h0: Tensor, c0: Tensor | None, rank: int) -> None:
+        if h0.dim() != rank:
+            kind = "batched" if rank == 3 else "unbatched"
+            raise RuntimeError(
+                f"For {kind} {rank}-D input, hx should also be {rank}-D but got {h0.dim()}-D tensor"
+            )
+
+    def _check_states(self, input: Tensor, h0: Tensor, c0: Tensor | None, batch_sizes: Tensor | None) -> None:
+        self.check_hidden_size(h0, self.get_expected_hidden_size(input, batch_sizes))
+
+    def flatten_parameters(self) -> None:
+        """Does nothing: weights stay separate tensors. Kept because code written for torch's layers calls it."""
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """Runs the layer over a padded, unbatched or packed sequence; see the class for shapes."""
+        h0, c0 = self._split(hx)
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, h0, c0)
+        if input.dim() != 3:
+            return self._forward_unbatched(input, h0, c0)
+        if h0 is not None:
+            self._check_rank(h0, c0, 3)
+        output, h_n, c_n = self._forward_padded(input, h0, c0)
+        return output, self._join(h_n, c_n)
+
+    def _forward_padded(self, input: Tensor, h0: Tensor | None, c0: Tensor | None) -> Any:
+        self._check(input, h0, c0, None)
+        if input.size(1 if self.batch_first else 0) == 0:
+            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+        return self._run(input, h0, c0, self.batch_first, None)
+
+    def _forward_unbatched(self, input: Tensor, h0: Tensor | None, c0: Tensor | None) -> tuple[Tensor, Any]:
+        if input.dim() != 2:
+            raise ValueError(
+                f"{type(self).__name__}: Expected input to be 2D or 3D, got {input.dim()}D {self._instead}"
+            )
+        if h0 is not None:
+            self._check_rank(h0, c0, 2)
+            h0, c0 = h0.unsqueeze(1), None if c0 is None else c0.unsqueeze(1)
+        batch_dim = 0 if self.batch_first else 1
+        output, h_n, c_n = self._forward_padded(input.unsqueeze(batch_dim), h0, c0)
+        return output.squeeze(batch_dim), self._join(h_n.squeeze(1), None if c_n is None else c_n.squeeze(1))
+
+    def _forward_packed(
+        self, input: PackedSequence, h0: Tensor | None, c0: Tensor | None
+    ) -> tuple[PackedSequence, Any]:
+        data, batch_sizes, sorted_indices, unsorted_indices = input
+
+        def permuted(state: Tensor | None, indices: Tensor | None) -> Any:
+            return state if state is None or indices is None else state.index_select(1, indices)
+
+        h0, c0 = permuted(h0, sorted_indices), permuted(c0, sorted_indices)
+        self._check(data, h0, c0, batch_sizes)
+        output, h_n, c_n = self._run(data, h0, c0, False, batch_sizes)
+        states = self._join(permuted(h_n, unsorted_indices), permuted(c_n, unsorted_indices))
+        return PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices), states
+
+    def _check(self, input: Tensor, h0: Tensor | None, c0: Tensor | None, batch_sizes: Tensor | None) -> None:
+        """Raises what torch raises for the same mistake; passes quickly where there is none."""
+        fits = (
+            input.size(-1) == self.input_size
+            and (batch_sizes is None or input.dim() == 2)
+            and input.dtype == weight(self, self._all_weights[0][0]).dtype
+        )
+        if not fits:
+            self._update_flat_weights()
+            self.check_input(input, batch_sizes)
+        if h0 is not None:
+            self._check_states(input, h0, c0, batch_sizes)
+
+    def _run(
+        self, x: Tensor, h0: Tensor | None, c0: Tensor | None, batch_first: bool, batch_sizes: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """All layers over padded (T, B, I) or (B, T, I), or packed (N, I), input: output, h_n and c_n."""
+        dtype = autocast_dtype(x)
+        if dtype is not None:
+            x, h0, c0 = x.to(dtype), cast(h0, dtype), cast(c0, dtype)
+        directions = 2 if self.bidirectional else 1
+        direction = 2 * (directions - 1)
+        if self.num_layers == 1:
+            weights = self._weights(0, dtype)
+            x, h_n, *c_n = ops.recurrence(x, *weights, h0, c0, self._cell, direction, batch_first, batch_sizes)
+            return x, h_n, c_n[0] if c_n else None
+        drops = self.training and self.dropout > 0
+        # torch draws its dropout masks time-major: drawn so, they are the same for the same seed.
+        transposed = drops and batch_first
+        if transposed:
+            x, batch_first = x.transpose(0, 1), False
+
+        last = []
+        for layer in range(self.num_layers):
+            own = slice(layer * directions, (layer + 1) * directions)
+            h, c = [None if s is None else s[own] for s in (h0, c0)]
+            weights = self._weights(layer, dtype)
+            x, *states = ops.recurrence(x, *weights, h, c, self._cell, direction, batch_first, batch_sizes)
+            if drops and layer < self.num_layers - 1:
+                x = F.dropout(x, self.dropout, training=True)
+            last.append(states)
+        if transposed:
+            x = x.transpose(0, 1)
+        h_n, *c_n = [torch.cat(states) for states in zip(*last, strict=True)]
+        return x, h_n, c_n[0] if c_n else None
+
+    def _weights(self, layer: int, dtype: torch.dtype | None) -> tuple[Any, Any, Any, Any, Any]:
+        """W_ih, W_hh, W_hr, b_ih, b_hh of a layer.
+
+        If bidirectional: (2 K, I), (2, K, P), (2, P, H) and twice (2, K).
+        """
+        if not self.bidirectional:
+            joined = [weight(self, name) for name in self._all_weights[layer]]
+        else:
+            names = self._all_weights[2 * layer : 2 * layer + 2]
+            weights = [[weight(self, name) for name in of_direction] for of_direction in names]
+            w_ihs, *others = zip(*weights, strict=True)
+            joined = [torch.cat(w_ihs), *map(torch.stack, others)]
+        if dtype is not None:
+            joined = [w.to(dtype) for w in joined]
+        w_hr = joined.pop() if self.proj_size else None
+        w_ih, w_hh, *biases = joined
+        b_ih, b_hh = biases or (None, None)
+        return w_ih, w_hh, w_hr, b_ih, b_hh
+
+
+__all__ = ["RecurrentLayer"]
