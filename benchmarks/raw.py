@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 ops = torch.ops.rnnfast
+GATES = {"elman_tanh": 1, "lstm": 4, "gru": 3}
 
 
 class Problem(NamedTuple):
@@ -16,11 +17,13 @@ class Problem(NamedTuple):
     H: int
     G: int
     direction: str  # "forward" or "bptt"
+    cell: str = "elman_tanh"
 
     @property
     def id(self) -> str:
         groups = f"_G{self.G}" if self.G > 1 else ""
-        return f"T{self.T}_B{self.B}_H{self.H}{groups}_{self.direction}"
+        cell = "" if self.cell == "elman_tanh" else f"{self.cell}_"
+        return f"{cell}T{self.T}_B{self.B}_H{self.H}{groups}_{self.direction}"
 
     @property
     def products(self) -> int:
@@ -29,18 +32,22 @@ class Problem(NamedTuple):
 
     def call(self) -> Callable[[], object]:
         """The operator on random operands of the size that a layer's have."""
-        T, B, H, G, _ = self
-        w_hh = (2 * torch.rand(G, H, H) - 1) / H**0.5
-        options = ("tanh", 2 if G == 2 else 0)
+        T, B, H, G, _, cell = self
+        K = GATES[cell] * H
+        w_hh = (2 * torch.rand(G, K, H) - 1) / H**0.5
+        options = (cell, 2 if G == 2 else 0)
+        gates, bias, h0 = torch.randn(T, B, G, K), torch.randn(G, K) / H**0.5, torch.rand(G, B, H)
         if self.direction == "forward":
-            gates, bias, h0 = torch.randn(T, B, G, H), torch.randn(G, H) / H**0.5, torch.rand(G, B, H)
-            return lambda: ops.elman(gates, w_hh, bias, h0, *options)
-        dy, y = torch.randn(T, B, G, H), 2 * torch.rand(T, B, G, H) - 1
-        return lambda: ops.elman_bptt(dy, None, y, w_hh, *options)
+            return lambda: ops.recurrence(gates, None, w_hh, None, None, bias, h0, None, *options)
+        y, *results = ops.recurrence(gates, None, w_hh, None, None, bias, h0, None, *options, saves=True)
+        given = (torch.randn_like(y), None, None, None, None, None, w_hh, None, None, None, y)
+        saved = results[2:] if cell == "lstm" else results[1:]
+        return lambda: ops.recurrence_bptt(*given, saved, *options, False, None, 1)
 
 
-def problems(sizes: list[tuple[int, int, int, int]]) -> list[Problem]:
-    return [Problem(*size, direction) for size in sizes for direction in ("forward", "bptt")]
+def problems(sizes: list[tuple[int, int, int, int]], cells: tuple[str, ...] = ("elman_tanh",)) -> list[Problem]:
+    directions = ("forward", "bptt")
+    return [Problem(*size, direction, cell) for cell in cells for size in sizes for direction in directions]
 
 
 def last_plan() -> str:

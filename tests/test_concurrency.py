@@ -3,21 +3,24 @@
 import concurrent.futures
 import itertools
 import multiprocessing
+from dataclasses import replace
 
 import pytest
 import torch
-from problems import draw
+from problems import CELLS, draw
 
 import rnnfast
 
 op = torch.ops.rnnfast
+LAYERS = [rnnfast.RNN, rnnfast.LSTM, rnnfast.GRU]
 
 
 def results_of_a_training_step(layer, x):
     layer.zero_grad()
-    output, h_n = layer(x)
-    (output.sum() + h_n.sum()).backward()
-    return [output.detach(), h_n.detach(), *(p.grad.clone() for p in layer.parameters())]
+    output, states = layer(x)
+    states = states if isinstance(states, tuple) else (states,)
+    (output.sum() + sum(s.sum() for s in states)).backward()
+    return [output.detach(), *(s.detach() for s in states), *(p.grad.clone() for p in layer.parameters())]
 
 
 def all_equal(a, b):
@@ -25,9 +28,10 @@ def all_equal(a, b):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
-def test_a_training_step_gives_the_same_bits_each_time(threads):
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_training_step_gives_the_same_bits_each_time(kind, threads):
     torch.set_num_threads(threads)
-    layer = rnnfast.RNN(33, 65, num_layers=2, bidirectional=True)
+    layer = kind(33, 65, num_layers=2, bidirectional=True)
     x = torch.randn(20, 13, 33)
     first = results_of_a_training_step(layer, x)
     for _ in range(5):
@@ -36,17 +40,19 @@ def test_a_training_step_gives_the_same_bits_each_time(threads):
 
 @pytest.mark.parametrize("layout", ["time", "packed"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_the_operators_give_the_same_bits_at_any_number_of_threads(dtype, layout):
+@pytest.mark.parametrize("cell", [*CELLS, "lstm projected"])
+def test_the_operators_give_the_same_bits_at_any_number_of_threads(cell, dtype, layout):
     plans = set()
     for T, B, H in [(12, 37, 129), (30, 6, 64), (5, 100, 33)]:
-        p = draw(T, B, H, 2, dtype, direction=2, layout=layout)
+        P = H // 2 if "projected" in cell else 0
+        p = draw(T, B, H, 2, dtype, cell=cell.split()[0], P=P, direction=2, layout=layout)
         expected = None
         for threads, schedule in itertools.product((1, 2, 3, 5, 8), (None, "batch_split", "unit_split")):
             torch.set_num_threads(threads)
             with rnnfast.forced_plan(schedule, workers=None if schedule is None else threads):
-                y, h_n = p.forward(op.elman)
+                results = p.forward(saves=True)
                 plans.add(op.last_plan())
-                got = [y, h_n, p.bptt(op.elman_bptt, y)]
+                got = [*results, p.bptt(results)[0]]
             assert expected is None or all_equal(got, expected), f"{threads} threads, {schedule}"
             expected = got
     assert len(plans) >= 9, "the thread counts did not lead to different plans"
@@ -56,9 +62,12 @@ def test_the_operators_give_the_same_bits_at_any_number_of_threads(dtype, layout
 @pytest.mark.parametrize(
     ("T", "B", "I", "H"), [(60, 17, 70, 65), (1, 8, 900, 800), (3, 3, 600, 700), (200, 40, 64, 64)]
 )
-def test_a_layer_gives_the_same_bits_at_any_number_of_threads(T, B, I, H, batch_first):  # noqa: E741
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_layer_gives_the_same_bits_at_any_number_of_threads(kind, T, B, I, H, batch_first):  # noqa: E741
     """Up to the size from which on torch's libraries multiply."""
-    layer = rnnfast.RNN(I, H, batch_first=batch_first)
+    if kind is not rnnfast.RNN:  # more gates
+        I, H = I // 2, H // 2  # noqa: E741
+    layer = kind(I, H, batch_first=batch_first)
     x = torch.randn(B, T, I) if batch_first else torch.randn(T, B, I)
     expected = None
     for threads in (1, 2, 3, 5):
@@ -68,14 +77,17 @@ def test_a_layer_gives_the_same_bits_at_any_number_of_threads(T, B, I, H, batch_
         expected = got
 
 
-def test_rows_do_not_depend_on_the_batch_they_are_in():
-    p = draw(9, 17, 50, dtype=torch.float32)
+@pytest.mark.parametrize("cell", CELLS)
+def test_rows_do_not_depend_on_the_batch_they_are_in(cell):
+    p = draw(9, 17, 50, dtype=torch.float32, cell=cell)
     for weights in ("packed", "in_place"):  # the one thing that decides in which order sums are formed
         with rnnfast.forced_plan(weights=weights):
-            y, _ = p.forward(op.elman)
+            y = p.forward()[0]
             for b in (0, 5, 16):
-                alone, _ = op.elman(p.gates[:, b : b + 1], p.w_hh, p.bias, p.h0[:, b : b + 1], *p.options)
-                assert torch.equal(alone[:, 0], y[:, b])
+                own = {
+                    name: t[:, b : b + 1] for name in ("gates", "h0", "c0") if (t := getattr(p, name)) is not None
+                }
+                assert torch.equal(replace(p, **own).forward()[0][:, 0], y[:, b])
 
 
 def test_many_python_threads_at_once():

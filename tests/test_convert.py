@@ -25,7 +25,18 @@ class Tagger(nn.Module):
         return h
 
 
+NAMES = ["RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"]
+
+
 class Custom(nn.RNN):
+    pass
+
+
+class CustomLSTM(nn.LSTM):
+    pass
+
+
+class CustomCell(nn.GRUCell):
     pass
 
 
@@ -44,17 +55,41 @@ def test_convert_and_revert_keep_everything_but_the_class():
     assert lines == [
         "rnn: torch.nn.RNN -> rnnfast.RNN",
         "cells.0: torch.nn.RNNCell -> rnnfast.RNNCell",
-        "other: left, rnnfast has no LSTM yet",
+        "other: torch.nn.LSTM -> rnnfast.LSTM",
     ]
     assert type(model.rnn) is rnnfast.RNN
     assert type(model.cells[0]) is rnnfast.RNNCell
-    assert type(model.other) is nn.LSTM
+    assert type(model.other) is rnnfast.LSTM
     assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
     assert list(dict(model.named_modules())) == names
     torch.testing.assert_close(model(x), expected)
     assert rnnfast.revert(model, report=None) is model
     assert types(model) == before
     assert torch.equal(model(x), expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_class_there_and_back(name):
+    plain, fast = getattr(nn, name), getattr(rnnfast, name)
+    model = plain(2, 3, dtype=torch.float64)
+    x = torch.randn(4, 2, dtype=torch.float64)
+    expected = model(x)
+    lines = []
+    rnnfast.convert(model, report=lines.append)
+    assert type(model) is fast
+    torch.testing.assert_close(model(x), expected)
+    rnnfast.revert(model, report=lines.append)
+    assert type(model) is plain
+    torch.testing.assert_close(model(x), expected, rtol=0, atol=0)
+    there, back = f"torch.nn.{name} -> rnnfast.{name}", f"rnnfast.{name} -> torch.nn.{name}"
+    assert lines == [f"(the model itself): {there}", f"(the model itself): {back}"]
+
+
+def test_a_projection_is_kept():
+    model = nn.LSTM(2, 3, proj_size=2, dtype=torch.float64)
+    x = torch.randn(4, 1, 2, dtype=torch.float64)
+    expected = model(x)
+    torch.testing.assert_close(rnnfast.convert(model, report=None)(x), expected)
 
 
 def test_default_report_prints(capsys):
@@ -82,15 +117,25 @@ def test_a_module_used_twice_stays_shared():
     assert type(model["b"]) is rnnfast.RNN
 
 
-@pytest.mark.parametrize("make", [lambda: Custom(2, 3), lambda: parametrized(nn.RNN(2, 3))])
-def test_subclasses_are_left_and_reported(make):
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: Custom(2, 3), "RNN"),
+        (lambda: CustomLSTM(2, 3), "LSTM"),
+        (lambda: CustomCell(2, 3), "GRUCell"),
+        (lambda: parametrized(nn.RNN(2, 3)), "RNN"),
+        (lambda: parametrized(nn.GRU(2, 3)), "GRU"),
+    ],
+)
+def test_subclasses_are_left_and_reported(make, name):
     model = nn.Sequential(make())
+    before = types(model)
     lines = []
     rnnfast.convert(model, report=lines.append)
     assert len(lines) == 1
     assert "left" in lines[0]
-    assert "is a subclass of torch.nn.RNN, not that class itself" in lines[0]
-    assert not isinstance(model[0], rnnfast.RNN)
+    assert f"is a subclass of torch.nn.{name}, not that class itself" in lines[0]
+    assert types(model) == before
 
 
 def parametrized(layer):
@@ -98,17 +143,18 @@ def parametrized(layer):
     return layer
 
 
-def test_scripted_modules_are_left():
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
+def test_scripted_modules_are_left(name):
     with pytest.warns(DeprecationWarning, match="torch.jit.script"):
-        model = nn.Sequential(torch.jit.script(nn.RNN(2, 3)))
+        model = nn.Sequential(torch.jit.script(getattr(nn, name)(2, 3)))
     lines = []
     rnnfast.convert(model, report=lines.append)
     assert isinstance(model[0], torch.jit.ScriptModule)
-    assert lines == ["0: left, RNN is compiled by TorchScript"]
+    assert lines == [f"0: left, {name} is compiled by TorchScript"]
 
 
 def test_converting_twice_has_nothing_to_say():
-    model = rnnfast.convert(nn.Sequential(nn.RNN(2, 3), nn.RNNCell(2, 3)), report=None)
+    model = rnnfast.convert(nn.Sequential(*[getattr(nn, name)(2, 3) for name in NAMES]), report=None)
     lines = []
     rnnfast.convert(model, report=lines.append)
     assert lines == []
@@ -159,15 +205,15 @@ def test_a_compiled_model_runs_the_new_layers():
         return result, {event.key for event in profile.key_averages()}
 
     expected, used = operators()
-    assert "rnnfast::elman_layer" not in used
+    assert "rnnfast::recurrence" not in used
     assert rnnfast.convert(compiled, report=None) is compiled
     actual, used = operators()
     torch.testing.assert_close(actual, expected)
-    assert "rnnfast::elman_layer" in used
+    assert "rnnfast::recurrence" in used
     rnnfast.revert(compiled, report=None)
     actual, used = operators()
     assert torch.equal(actual, expected)
-    assert "rnnfast::elman_layer" not in used
+    assert "rnnfast::recurrence" not in used
 
 
 def test_what_is_not_a_module_is_refused():

@@ -10,134 +10,195 @@ from torch.nn.utils.rnn import PackedSequence
 
 import rnnfast
 
+KINDS = {
+    "RNN": ("RNN", {}),
+    "LSTM": ("LSTM", {}),
+    "LSTM with projection": ("LSTM", dict(proj_size=2)),
+    "GRU": ("GRU", {}),
+}
 
-def layer_function(layer, batch_sizes=None):
-    """The layer as a function of (x, hx, *weights) of which gradcheck perturbs each."""
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+def make(kind, *args, package=rnnfast, **options):
+    name, own = KINDS[kind]
+    return getattr(package, name)(*args, **own, **options)
+
+
+def states(hx):
+    """[h], or [h, c] of an LSTM."""
+    return [*hx] if isinstance(hx, tuple) else [hx]
+
+
+def state_sizes(layer):
+    """Features of h, and of an LSTM's c."""
+    return [layer.proj_size or layer.hidden_size, layer.hidden_size][: 2 if layer.mode == "LSTM" else 1]
+
+
+def layer_function(layer, batch_sizes=None, with_hx=True):
+    """The layer as a function of (x, *states, *weights) of which gradcheck perturbs each."""
     names = [name for name, _ in layer.named_parameters()]
+    count = len(state_sizes(layer)) if with_hx else 0
 
-    def function(x, hx, *weights):
+    def function(x, *tensors):
+        hx, weights = tensors[:count], dict(zip(names, tensors[count:], strict=True))
+        hx = hx if count == 2 else hx[0] if hx else None
         input = x if batch_sizes is None else PackedSequence(x, batch_sizes)
-        output, h_n = torch.func.functional_call(layer, dict(zip(names, weights, strict=True)), (input, hx))
-        return (output if batch_sizes is None else output.data), h_n
+        output, last = torch.func.functional_call(layer, weights, (input, hx))
+        return (output if batch_sizes is None else output.data), *states(last)
 
     return function
 
 
-def arguments(layer, x_shape, hx_shape):
-    tensors = [torch.randn(x_shape, dtype=torch.float64), torch.randn(hx_shape, dtype=torch.float64)]
+def arguments(layer, x_shape, state_shape):
+    """For :func:`layer_function`; `state_shape` is without features, None for no states."""
+    shapes = [x_shape] + [(*state_shape, size) for size in state_sizes(layer) if state_shape is not None]
+    tensors = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
     tensors += [p.detach().clone() for p in layer.parameters()]
     return tuple(t.requires_grad_() for t in tensors)
 
 
 CASES = [
-    dict(nonlinearity=f, num_layers=L, bidirectional=D == 2, bias=bias, batch_first=batch_first)
+    ("RNN", dict(nonlinearity=f, num_layers=L, bidirectional=D == 2, bias=bias, batch_first=batch_first))
     for f, L, D, bias, batch_first in itertools.product(
         ["tanh", "relu"], [1, 2], [1, 2], [True, False], [True, False]
     )
 ]
+CASES += [
+    (kind, dict(num_layers=L, bidirectional=D == 2, bias=plain, batch_first=not plain))
+    for kind in KINDS
+    if kind != "RNN"
+    for L, D, plain in itertools.product([1, 2], [1, 2], [True, False])
+    if plain or L == D
+]
 
 
-def case_id(options):
-    return " ".join(f"{name}={value}" for name, value in options.items())
+def case_id(value):
+    return " ".join(f"{name}={value}" for name, value in value.items()) if isinstance(value, dict) else value
 
 
-@pytest.mark.parametrize("kind", ["padded", "unbatched", "packed"])
-@pytest.mark.parametrize("options", CASES, ids=case_id)
-def test_gradcheck_and_gradgradcheck(options, kind):
+@pytest.mark.parametrize("input_kind", ["padded", "unbatched", "packed"])
+@pytest.mark.parametrize(("kind", "options"), CASES, ids=case_id)
+def test_gradcheck_and_gradgradcheck(kind, options, input_kind):
     T, B, inputs, H = 3, 2, 3, 4
-    if options["nonlinearity"] == "relu":
+    if options.get("nonlinearity") == "relu":
         torch.manual_seed(1)  # a fresh draw would now and then fall on the kink, where there is no derivative
-    layer = rnnfast.RNN(inputs, H, dtype=torch.float64, **options)
-    states = options["num_layers"] * (2 if options["bidirectional"] else 1)
+    layer = make(kind, inputs, H, dtype=torch.float64, **options)
+    lead = options["num_layers"] * (2 if options["bidirectional"] else 1)
     batch_sizes = None
-    if kind == "packed":
+    if input_kind == "packed":
         batch_sizes = random_batch_sizes(T, B)
-        args = arguments(layer, (int(batch_sizes.sum()), inputs), (states, B, H))
-    elif kind == "unbatched":
-        args = arguments(layer, (T, inputs), (states, H))
+        args = arguments(layer, (int(batch_sizes.sum()), inputs), (lead, B))
+    elif input_kind == "unbatched":
+        args = arguments(layer, (T, inputs), (lead,))
     else:
-        args = arguments(layer, (B, T, inputs) if options["batch_first"] else (T, B, inputs), (states, B, H))
+        args = arguments(layer, (B, T, inputs) if options["batch_first"] else (T, B, inputs), (lead, B))
     function = layer_function(layer, batch_sizes)
     assert gradcheck(function, args, fast_mode=True)
     assert gradgradcheck(function, args, fast_mode=True)
 
 
-def test_slow_mode_and_no_initial_state():
-    layer = rnnfast.RNN(2, 3, bidirectional=True, dtype=torch.float64)
-    x, _, *weights = arguments(layer, (3, 2, 2), (1,))
-    function = layer_function(layer)
-    assert gradcheck(lambda x, *w: function(x, None, *w), (x, *weights))
-    assert gradgradcheck(lambda x, *w: function(x, None, *w), (x, *weights))
+def test_slow_mode_and_no_initial_state(kind):
+    layer = make(kind, 2, 3, bidirectional=True, dtype=torch.float64)
+    args, function = arguments(layer, (3, 2, 2), None), layer_function(layer, with_hx=False)
+    assert gradcheck(function, args)
+    assert gradgradcheck(function, args)
 
 
-def test_third_derivative():
-    layer = rnnfast.RNN(2, 3, dtype=torch.float64)
-    x, hx, *weights = arguments(layer, (2, 2, 2), (1, 2, 3))
+def test_third_derivative(kind):
+    layer = make(kind, 2, 3, dtype=torch.float64)
+    args = arguments(layer, (2, 2, 2), (1, 2))
+    w_hh = 2 + len(state_sizes(layer))
 
-    def gradient(x, hx, *weights):
-        output, _ = layer_function(layer)(x, hx, *weights)
-        return torch.autograd.grad((output**3).sum(), (x, weights[1]), create_graph=True)
+    def gradient(*args):
+        results = layer_function(layer)(*args)
+        loss = sum((r**3).sum() for r in results)
+        return torch.autograd.grad(loss, (args[0], args[w_hh]), create_graph=True)
 
-    assert gradgradcheck(gradient, (x, hx, *weights), fast_mode=True)
+    assert gradgradcheck(gradient, args, fast_mode=True)
 
 
-@pytest.mark.parametrize("what", ["output", "h_n"])
-def test_loss_on_one_result_only(what):
-    """The other's gradient is absent, not zero: a path of its own through BPTT."""
-    layer = rnnfast.RNN(3, 4, bidirectional=True, dtype=torch.float64)
-    args = arguments(layer, (4, 2, 3), (2, 2, 4))
-    index = ["output", "h_n"].index(what)
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [(kind, what) for kind in KINDS for what in ("output", "h_n", "c_n") if what != "c_n" or "LSTM" in kind],
+)
+def test_loss_on_one_result_only(kind, what):
+    """The others' gradients are absent, not zero: a path of its own through BPTT."""
+    layer = make(kind, 3, 4, bidirectional=True, dtype=torch.float64)
+    args = arguments(layer, (4, 2, 3), (2, 2))
+    index = ["output", "h_n", "c_n"].index(what)
     assert gradcheck(lambda *a: layer_function(layer)(*a)[index], args, fast_mode=True)
     assert gradgradcheck(lambda *a: layer_function(layer)(*a)[index], args, fast_mode=True)
 
 
-def both(**options):
+def both(kind, **options):
     """torch's layer and ours with the same weights, and an input."""
-    ours = rnnfast.RNN(5, 6, dtype=torch.float64, **options)
-    theirs = torch.nn.RNN(5, 6, dtype=torch.float64, **options)
+    ours = make(kind, 5, 6, dtype=torch.float64, **options)
+    theirs = make(kind, 5, 6, package=torch.nn, dtype=torch.float64, **options)
     theirs.load_state_dict(ours.state_dict())
     return ours, theirs, torch.randn(4, 3, 5, dtype=torch.float64)
 
 
 def gradients(layer, x, hx=None):
-    output, h_n = layer(x, hx)
-    (output.sin().sum() + h_n.cos().sum()).backward()
+    output, last = layer(x, hx)
+    (output.sin().sum() + sum(s.cos().sum() for s in states(last))).backward()
     return {name: p.grad for name, p in layer.named_parameters()}
 
 
-@pytest.mark.parametrize("wanted", ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0", "x", "hx"])
-def test_only_what_is_asked_for_is_computed(wanted, monkeypatch):
-    ours, theirs, x = both()
+# What may be wanted, by the names that the operator has for it.
+OPERATORS_NAMES = {
+    "x": "input",
+    "weight_ih_l0": "w_ih",
+    "weight_hh_l0": "w_hh",
+    "weight_hr_l0": "w_hr",
+    "bias_ih_l0": "b_ih",
+    "bias_hh_l0": "b_hh",
+    "h_0": "h0",
+    "c_0": "c0",
+}
+
+
+def is_in(kind, name):
+    return ("projection" in kind or name != "weight_hr_l0") and ("LSTM" in kind or name != "c_0")
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted"), [(kind, name) for kind in KINDS for name in OPERATORS_NAMES if is_in(kind, name)]
+)
+def test_only_what_is_asked_for_is_computed(kind, wanted, monkeypatch):
+    ours, theirs, x = both(kind)
+    needs = []
+    op = rnnfast.ops._op_bptt
+    monkeypatch.setattr(rnnfast.ops, "_op_bptt", lambda *args: needs.append(args[-2]) or op(*args))
     grads = []
     for layer in (ours, theirs):
         for name, p in layer.named_parameters():
             p.requires_grad_(name == wanted)
-        inputs = {"x": x.clone(), "hx": torch.ones(1, 3, 6, dtype=torch.float64)}
+        inputs = {"x": x.clone()}
+        for name, size in zip(("h_0", "c_0"), state_sizes(layer), strict=False):
+            inputs[name] = torch.ones(1, 3, size, dtype=torch.float64)
         if wanted in inputs:
             inputs[wanted].requires_grad_()
-        got = gradients(layer, inputs["x"], inputs["hx"])
+        _, *hx = inputs.values()
+        got = gradients(layer, inputs["x"], tuple(hx) if len(hx) > 1 else hx[0])
         got |= {name: t.grad for name, t in inputs.items()}
         assert {name for name, g in got.items() if g is not None} == {wanted}
         grads.append(got[wanted])
     torch.testing.assert_close(*grads)
-
-    needs = []
-    op = rnnfast.ops._op_layer_bptt
-    monkeypatch.setattr(rnnfast.ops, "_op_layer_bptt", lambda *args: needs.append(args[-2]) or op(*args))
-    gradients(ours, x.requires_grad_(wanted == "x"), inputs["hx"].requires_grad_(wanted == "hx"))
-    order = ["x", "weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0", "hx"]
-    assert needs == [1 << order.index(wanted)]
+    assert needs == [1 << rnnfast.ops.TENSORS.index(OPERATORS_NAMES[wanted])]
 
 
-def test_no_graph_without_anything_requiring_grad():
-    layer = rnnfast.RNN(5, 6).requires_grad_(False)
-    output, h_n = layer(torch.randn(4, 3, 5))
-    assert not output.requires_grad
-    assert not h_n.requires_grad
+def test_no_graph_without_anything_requiring_grad(kind):
+    layer = make(kind, 5, 6).requires_grad_(False)
+    output, last = layer(torch.randn(4, 3, 5))
+    assert not any(t.requires_grad for t in (output, *states(last)))
 
 
-def test_eval_mode_and_retain_graph():
-    ours, theirs, x = both(num_layers=2, dropout=0.5)
+def test_eval_mode_and_retain_graph(kind):
+    ours, theirs, x = both(kind, num_layers=2, dropout=0.5)
     ours.eval()
     theirs.eval()
     for _ in range(2):
@@ -150,17 +211,18 @@ def test_eval_mode_and_retain_graph():
     assert torch.equal(first, again)
 
 
-def test_tied_weights():
-    ours, theirs, x = both(num_layers=2)
+def test_tied_weights(kind):
+    ours, theirs, x = both(kind, num_layers=2)
+    count = len(list(ours.parameters()))
     for layer in (ours, theirs):
         layer.weight_hh_l1 = layer.weight_hh_l0
         layer.bias_hh_l1 = layer.bias_hh_l0
-    assert len(list(ours.parameters())) == 6
+    assert len(list(ours.parameters())) == count - 2
     torch.testing.assert_close(gradients(ours, x), gradients(theirs, x))
 
 
-def test_changing_an_output_in_place_is_noticed():
-    layer = rnnfast.RNN(3, 4)
+def test_changing_an_output_in_place_is_noticed(kind):
+    layer = make(kind, 3, 4)
     output, _ = layer(torch.randn(2, 2, 3))
     output.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):

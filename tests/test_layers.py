@@ -1,6 +1,7 @@
-"""rnnfast.RNN beside torch.nn.RNN: results, gradients, options, state, and life as an nn.Module."""
+"""rnnfast's RNN, LSTM and GRU beside torch.nn's: results, gradients, options, state, and life as an nn.Module."""
 
 import copy
+import functools
 import io
 import itertools
 import pickle
@@ -12,92 +13,136 @@ from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_s
 
 import rnnfast
 
+# torch's, of its own layer in float32
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
-def pair(inputs, H, dtype=torch.float64, **options):
+KINDS = {
+    "RNN": ("RNN", {}),
+    "LSTM": ("LSTM", {}),
+    "LSTM with projection": ("LSTM", dict(proj_size=3)),
+    "GRU": ("GRU", {}),
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+def constructors(kind):
+    """torch's and ours."""
+    name, own = KINDS[kind]
+    return [functools.partial(getattr(package, name), **own) for package in (nn, rnnfast)]
+
+
+def pair(kind, inputs, H, dtype=torch.float64, **options):
     """torch's layer and ours, with the same weights because of the same seed."""
     seed = torch.randint(0, 2**31, ()).item()
     layers = []
-    for cls in (nn.RNN, rnnfast.RNN):
+    for constructor in constructors(kind):
         torch.manual_seed(seed)
-        layers.append(cls(inputs, H, dtype=dtype, **options))
+        layers.append(constructor(inputs, H, dtype=dtype, **options))
     return layers
+
+
+def ours_of(kind, *args, **options):
+    return constructors(kind)[1](*args, **options)
+
+
+def states(hx):
+    """[h], or [h, c] of an LSTM."""
+    return [*hx] if isinstance(hx, tuple) else [hx]
+
+
+def random_hx(layer, *lead, wider=0):
+    """An initial state of shape (*lead, P), of an LSTM with one of shape (*lead, H); `wider` than it should be."""
+    h, c = [
+        torch.randn(*lead, size + wider, dtype=layer.weight_hh_l0.dtype)
+        for size in (layer.proj_size or layer.hidden_size, layer.hidden_size)
+    ]
+    return (h, c) if layer.mode == "LSTM" else h
 
 
 def results(layer, input, hx=None):
     """Outputs and all gradients of a loss that uses every output."""
     packed = isinstance(input, nn.utils.rnn.PackedSequence)
     x = (input.data if packed else input).detach().clone().requires_grad_()
-    hx = None if hx is None else hx.detach().clone().requires_grad_()
+    given = [] if hx is None else [s.detach().clone().requires_grad_() for s in states(hx)]
+    hx = tuple(given) if len(given) > 1 else given[0] if given else None
     torch.manual_seed(7)  # dropout
-    output, h_n = layer(input._replace(data=x) if packed else x, hx)
+    output, last = layer(input._replace(data=x) if packed else x, hx)
     output = output.data if packed else output
-    (output.sin().sum() + (h_n * 1.5).cos().sum()).backward()
-    named = {name: p.grad for name, p in layer.named_parameters()}
+    (output.sin().sum() + sum((s * 1.5).cos().sum() for s in states(last))).backward()
     return {
         "output": output.detach(),
-        "h_n": h_n.detach(),
+        **{name: s.detach() for name, s in zip(("h_n", "c_n"), states(last), strict=False)},
         "x": x.grad,
-        "hx": None if hx is None else hx.grad,
-        **named,
+        **{name: s.grad for name, s in zip(("h_0", "c_0"), given, strict=False)},
+        **{name: p.grad for name, p in layer.named_parameters()},
     }
 
 
 OPTIONS = [
-    dict(nonlinearity="relu"),
     dict(num_layers=2),
     dict(num_layers=3, dropout=0.4),
     dict(bias=False),
     dict(batch_first=True),
     dict(bidirectional=True),
 ]
-PAIRS = [{}, *OPTIONS, *[{**a, **b} for a, b in itertools.combinations(OPTIONS, 2)]]
+RNN_OPTIONS = [dict(nonlinearity="relu"), *OPTIONS]
+PAIRS = [{**a, **b} for a, b in itertools.combinations(RNN_OPTIONS, 2)]
+MATRIX = [("RNN", options) for options in ({}, *RNN_OPTIONS, *PAIRS)]
+MATRIX += [(kind, options) for kind in KINDS if kind != "RNN" for options in ({}, *OPTIONS)]
 
 
 @pytest.mark.parametrize("with_hx", [True, False], ids=["hx", ""])
-@pytest.mark.parametrize("kind", ["padded", "unbatched", "sorted", "unsorted"])
-@pytest.mark.parametrize("options", PAIRS, ids=str)
-def test_same_results_and_gradients_as_torch(options, kind, with_hx):
-    theirs, ours = pair(5, 9, **options)
+@pytest.mark.parametrize("input_kind", ["padded", "unbatched", "sorted", "unsorted"])
+@pytest.mark.parametrize(("kind", "options"), MATRIX, ids=str)
+def test_same_results_and_gradients_as_torch(kind, options, input_kind, with_hx):
+    theirs, ours = pair(kind, 5, 9, **options)
     for a, b in zip(theirs.parameters(), ours.parameters(), strict=True):
         assert torch.equal(a, b), "initial weights differ"
     T, B = 6, 4
-    states = theirs.num_layers * (2 if theirs.bidirectional else 1)
-    hx = torch.randn(states, B, 9, dtype=torch.float64) if with_hx else None
-    if kind == "unbatched":
+    lead = theirs.num_layers * (2 if theirs.bidirectional else 1)
+    hx = random_hx(theirs, lead, *([] if input_kind == "unbatched" else [B])) if with_hx else None
+    if input_kind == "unbatched":
         input = torch.randn(T, 5, dtype=torch.float64)
-        hx = None if hx is None else hx[:, 0]
-    elif kind == "padded":
+    elif input_kind == "padded":
         input = torch.randn(T, B, 5, dtype=torch.float64)
         input = input.transpose(0, 1).contiguous() if theirs.batch_first else input
     else:
-        lengths = torch.tensor([6, 4, 4, 1] if kind == "sorted" else [4, 6, 1, 4])
-        input = pack_padded_sequence(
-            torch.randn(T, B, 5, dtype=torch.float64), lengths, enforce_sorted=kind == "sorted"
-        )
+        is_sorted = input_kind == "sorted"
+        lengths = torch.tensor([6, 4, 4, 1] if is_sorted else [4, 6, 1, 4])
+        input = pack_padded_sequence(torch.randn(T, B, 5, dtype=torch.float64), lengths, enforce_sorted=is_sorted)
     torch.testing.assert_close(results(ours, input, hx), results(theirs, input, hx))
 
 
-def test_packed_output_is_a_packed_sequence_like_the_input():
-    layer = rnnfast.RNN(3, 4, bidirectional=True)
+def test_packed_output_is_a_packed_sequence_like_the_input(kind):
+    layer = ours_of(kind, 3, 4, bidirectional=True)
     input = pack_sequence([torch.randn(n, 3) for n in (2, 5, 3)], enforce_sorted=False)
-    output, h_n = layer(input)
+    output, last = layer(input)
+    h_n = states(last)[0]
+    P = h_n.size(-1)
     for a, b in zip(output[1:], input[1:], strict=True):
         assert torch.equal(a, b)
     padded, lengths = pad_packed_sequence(output)
     assert lengths.tolist() == [2, 5, 3]
     for b, n in enumerate(lengths.tolist()):  # directions end at opposite ends
-        assert torch.equal(h_n[0, b], padded[n - 1, b, :4])
-        assert torch.equal(h_n[1, b], padded[0, b, 4:])
+        assert torch.equal(h_n[0, b], padded[n - 1, b, :P])
+        assert torch.equal(h_n[1, b], padded[0, b, P:])
 
 
 @pytest.mark.parametrize(
-    "options", [{}, dict(nonlinearity="relu"), dict(num_layers=2, bidirectional=True)], ids=str
+    ("kind", "options"),
+    [("RNN", dict(nonlinearity="relu"))]
+    + [(kind, options) for kind in KINDS for options in ({}, dict(num_layers=2, bidirectional=True))],
+    ids=str,
 )
-def test_float32_error_is_no_more_than_half_again_torchs(options):
+def test_float32_error_is_no_more_than_half_again_torchs(kind, options):
     """Root mean square over several problems, against torch's layer in float64."""
     squares = {}
     for _ in range(5):
-        theirs, ours = pair(40, 64, dtype=torch.float32, **options)
+        theirs, ours = pair(kind, 40, 64, dtype=torch.float32, **options)
         x = torch.randn(60, 16, 40)
         exact = results(copy.deepcopy(theirs).double(), x.double())
         for who, layer in (("theirs", theirs), ("ours", ours)):
@@ -111,21 +156,21 @@ def test_float32_error_is_no_more_than_half_again_torchs(options):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_sixteen_bits_accumulate_in_float32(dtype):
-    theirs, ours = pair(30, 200, dtype=dtype)
+def test_sixteen_bits_accumulate_in_float32(kind, dtype):
+    theirs, ours = pair(kind, 30, 200, dtype=dtype)
     x = torch.randn(12, 5, 30).to(dtype)
     exact = results(copy.deepcopy(theirs).double(), x.double())
     mine, torchs = results(ours, x), results(theirs, x)
-    for name in ("output", "h_n", "x", "weight_ih_l0", "weight_hh_l0"):
+    for name in {"output", "h_n", "c_n", "x", "weight_ih_l0", "weight_hh_l0", "weight_hr_l0"} & mine.keys():
         assert mine[name].dtype == dtype
         error, peer = [(r[name].double() - exact[name]).square().mean().sqrt() for r in (mine, torchs)]
         assert error <= 1.1 * peer, f"{name}: {error:.2e}, torch {peer:.2e}"
 
 
-def test_state_dict_goes_both_ways():
-    theirs, ours = pair(3, 4, num_layers=2, bidirectional=True)
+def test_state_dict_goes_both_ways(kind):
+    theirs, ours = pair(kind, 3, 4, num_layers=2, bidirectional=True)
     assert list(ours.state_dict()) == list(theirs.state_dict())
-    fresh = rnnfast.RNN(3, 4, num_layers=2, bidirectional=True, dtype=torch.float64)
+    fresh = ours_of(kind, 3, 4, num_layers=2, bidirectional=True, dtype=torch.float64)
     fresh.load_state_dict(theirs.state_dict())
     theirs.load_state_dict(fresh.state_dict())
     x = torch.randn(2, 3, 3, dtype=torch.float64)
@@ -144,8 +189,8 @@ def through_torch_save(layer):
     [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer)), through_torch_save],
     ids=["deepcopy", "pickle", "torch.save"],
 )
-def test_copies(copied):
-    layer = rnnfast.RNN(3, 4, num_layers=2)
+def test_copies(kind, copied):
+    layer = ours_of(kind, 3, 4, num_layers=2)
     other = copied(layer)
     x = torch.randn(5, 2, 3)
     assert torch.equal(layer(x)[0], other(x)[0])
@@ -154,17 +199,18 @@ def test_copies(copied):
     assert not torch.equal(layer(x)[0], other(x)[0])
 
 
-def test_to_another_dtype_and_back():
-    layer = rnnfast.RNN(3, 4)
+def test_to_another_dtype_and_back(kind):
+    layer = ours_of(kind, 3, 4)
     x = torch.randn(5, 2, 3)
     for dtype in (torch.float64, torch.bfloat16, torch.float16, torch.float32):
-        assert layer.to(dtype)(x.to(dtype))[0].dtype == dtype
-    assert layer.half()(x.half())[1].dtype == torch.float16
+        output, last = layer.to(dtype)(x.to(dtype))
+        assert {t.dtype for t in (output, *states(last))} == {dtype}
+    assert layer.half()(x.half())[0].dtype == torch.float16
 
 
 @pytest.mark.parametrize("how", ["parametrize", "parametrized weight_norm", "weight_norm"])
-def test_reparametrized_weights(how):
-    theirs, ours = pair(3, 4)
+def test_reparametrized_weights(kind, how):
+    theirs, ours = pair(kind, 3, 4)
     for layer in (theirs, ours):
         if how == "parametrize":
             nn.utils.parametrize.register_parametrization(layer, "weight_hh_l0", nn.Tanh())
@@ -184,107 +230,174 @@ def test_reparametrized_weights(how):
     torch.testing.assert_close(ours(x), theirs(x))
 
 
-def test_functional_call_uses_the_weights_given():
-    theirs, ours = pair(3, 4)
+def test_functional_call_uses_the_weights_given(kind):
+    theirs, ours = pair(kind, 3, 4)
     weights = {name: torch.randn_like(p) for name, p in ours.named_parameters()}
     x = torch.randn(5, 2, 3, dtype=torch.float64)
     actual, expected = [torch.func.functional_call(layer, weights, (x,)) for layer in (ours, theirs)]
     torch.testing.assert_close(actual, expected)
 
 
-def test_attributes_that_code_for_torchs_layers_uses():
-    theirs, ours = pair(3, 4, num_layers=2, batch_first=True, bidirectional=True, dropout=0.1)
+def test_attributes_that_code_for_torchs_layers_uses(kind):
+    theirs, ours = pair(kind, 3, 4, num_layers=2, batch_first=True, bidirectional=True, dropout=0.1)
     assert repr(ours) == repr(theirs)
     assert [[w.shape for w in ws] for ws in ours.all_weights] == [
         [w.shape for w in ws] for ws in theirs.all_weights
     ]
     assert ours.flatten_parameters() is None
-    for name in ("mode", "nonlinearity", "input_size", "hidden_size", "num_layers", "bias", "dropout"):
-        assert getattr(ours, name) == getattr(theirs, name)
+    for name in (
+        "mode",
+        "nonlinearity",
+        "input_size",
+        "hidden_size",
+        "num_layers",
+        "bias",
+        "dropout",
+        "proj_size",
+    ):
+        assert getattr(ours, name, None) == getattr(theirs, name, None)
     assert isinstance(ours, nn.RNNBase)
 
 
-def test_positional_constructor_arguments():
-    args = (3, 4, 2, "relu", False, True, 0.1, True)
-    assert repr(rnnfast.RNN(*args)) == repr(nn.RNN(*args))
-    assert rnnfast.RNN(*args).nonlinearity == "relu"
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("RNN", (3, 4, 2, "relu", False, True, 0.1, True)),
+        ("LSTM", (3, 4, 2, False, True, 0.1, True, 2)),
+        ("GRU", (3, 4, 2, False, True, 0.1, True)),
+    ],
+)
+def test_positional_constructor_arguments(name, args):
+    theirs, ours = [getattr(package, name)(*args) for package in (nn, rnnfast)]
+    assert repr(ours) == repr(theirs)
+    assert ours.mode == theirs.mode
 
 
-def test_dropout_alone_warns_as_torch_does():
+def test_dropout_alone_warns_as_torch_does(kind):
     with pytest.warns(UserWarning, match="dropout option adds dropout after all but last"):
-        rnnfast.RNN(3, 4, dropout=0.5)
+        ours_of(kind, 3, 4, dropout=0.5)
+
+
+def errors(constructors, call):
+    """Type and message of what `call` raises, for each constructor."""
+    raised = []
+    for constructor in constructors:
+        with pytest.raises((ValueError, RuntimeError, TypeError)) as error:
+            call(constructor)
+        raised.append((error.type, str(error.value)))
+    return raised
 
 
 @pytest.mark.parametrize(
-    ("constructor", "call"),
+    ("options", "call"),
     [
         ({}, lambda m: m(torch.randn(2, 3, 4, 5))),
         ({}, lambda m: m(torch.randn(2, 3, 6))),
+        ({}, lambda m: m(torch.randn(2, 6))),
         ({}, lambda m: m(torch.randn(2, 3, 5).double())),
         ({}, lambda m: m(torch.randn(0, 3, 5))),
-        ({}, lambda m: m(torch.randn(2, 3, 5), torch.randn(1, 4))),
-        ({}, lambda m: m(torch.randn(2, 3, 5), torch.randn(1, 2, 4))),
-        ({}, lambda m: m(torch.randn(2, 5), torch.randn(1, 1, 4))),
-        (dict(num_layers=2), lambda m: m(torch.randn(2, 3, 5), torch.randn(1, 3, 4))),
+        ({}, lambda m: m(torch.randn(2, 3, 5), random_hx(m, 1))),
+        ({}, lambda m: m(torch.randn(2, 3, 5), random_hx(m, 1, 2))),
+        ({}, lambda m: m(torch.randn(2, 3, 5), random_hx(m, 1, 3, wider=1))),
+        ({}, lambda m: m(torch.randn(2, 5), random_hx(m, 1, 1))),
+        ({}, lambda m: m(torch.randn(2, 5), random_hx(m, 1, wider=1))),
+        (dict(num_layers=2), lambda m: m(torch.randn(2, 3, 5), random_hx(m, 1, 3))),
+        (dict(bidirectional=True), lambda m: m(torch.randn(2, 3, 5), random_hx(m, 1, 3))),
         (dict(batch_first=True), lambda m: m(torch.randn(2, 0, 5))),
-        ({}, lambda m: m(pack_sequence([torch.randn(2, 6)]))),
-        ({}, lambda m: m(pack_sequence([torch.randn(2, 5)]), torch.randn(1, 2, 4))),
     ],
 )
-def test_wrong_input_gets_torchs_error(constructor, call):
-    raised = []
-    for cls in (nn.RNN, rnnfast.RNN):
-        with pytest.raises((ValueError, RuntimeError)) as error:
-            call(cls(5, 4, **constructor))
-        raised.append((error.type, str(error.value)))
-    assert raised[0] == raised[1]
+def test_wrong_input_gets_torchs_error(kind, options, call):
+    theirs, ours = errors(constructors(kind), lambda constructor: call(constructor(5, 4, **options)))
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU"])  # torch's LSTM does not look at sizes here
+@pytest.mark.parametrize(("units", "states"), [(6, 1), (5, 2)], ids=["input", "hx"])
+def test_wrong_packed_input_gets_torchs_error(kind, units, states):
+    args = (pack_sequence([torch.randn(2, units)]), torch.randn(1, states, 4))
+    theirs, ours = errors(constructors(kind), lambda constructor: constructor(5, 4)(*args))
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "LSTM with projection"])
+@pytest.mark.parametrize("batch", [(3,), ()], ids=["batched", "unbatched"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda h, c: (h, c[0]),
+        lambda h, c: (h[0], c),
+        lambda h, c: (h, torch.cat([c, c])),
+        lambda h, c: (torch.cat([h, h]), c),
+        lambda h, c: (h, c[..., 1:]),
+        lambda h, c: (h[..., 1:], c),
+    ],
+    ids=["rank of c", "rank of h", "layers of c", "layers of h", "units of c", "units of h"],
+)
+def test_one_wrong_state_of_an_lstm_gets_torchs_error(kind, batch, wrong):
+    x = torch.randn(2, *batch, 5)
+
+    def call(constructor):
+        layer = constructor(5, 4)
+        layer(x, wrong(*random_hx(layer, 1, *batch)))
+
+    theirs, ours = errors(constructors(kind), call)
+    assert ours == theirs
+
+
+WRONG_ARGUMENTS = [
+    ((5, 0), {}),
+    ((0, 4), {}),
+    ((5.0, 4), {}),
+    ((5, 4), dict(dropout=1.5)),
+    ((5, 4), dict(bias=1)),
+    ((5, 4), dict(batch_first=0)),
+    ((5, 4, 0), {}),
+]
 
 
 @pytest.mark.parametrize(
-    ("args", "kwargs"),
+    ("name", "args", "options"),
     [
-        ((5, 0), {}),
-        ((0, 4), {}),
-        ((5.0, 4), {}),
-        ((5, 4), dict(nonlinearity="sigmoid")),
-        ((5, 4), dict(proj_size=2)),
-        ((5, 4), dict(dropout=1.5)),
-        ((5, 4), dict(bias=1)),
-        ((5, 4), dict(batch_first=0)),
-        ((5, 4, 0), {}),
+        *[(name, *wrong) for name in ("RNN", "LSTM", "GRU") for wrong in WRONG_ARGUMENTS],
+        ("RNN", (5, 4), dict(nonlinearity="sigmoid")),
+        ("RNN", (5, 4), dict(proj_size=2)),
+        ("GRU", (5, 4), dict(proj_size=2)),
+        ("LSTM", (5, 4), dict(proj_size=4)),
+        ("LSTM", (5, 4), dict(proj_size=-1)),
     ],
+    ids=str,
 )
-def test_wrong_constructor_arguments_get_torchs_error(args, kwargs):
-    raised = []
-    for cls in (nn.RNN, rnnfast.RNN):
-        with pytest.raises((ValueError, TypeError)) as error:
-            cls(*args, **kwargs)
-        raised.append((error.type, str(error.value)))
-    assert raised[0] == raised[1]
+def test_wrong_constructor_arguments_get_torchs_error(name, args, options):
+    theirs, ours = errors([getattr(nn, name), getattr(rnnfast, name)], lambda cls: cls(*args, **options))
+    assert ours == theirs
 
 
-def test_empty_batch_as_torch_treats_it():
-    theirs, ours = pair(3, 4, num_layers=2)
+def test_empty_batch_as_torch_treats_it(kind):
+    theirs, ours = pair(kind, 3, 4, num_layers=2)
     x = torch.randn(5, 0, 3, dtype=torch.float64)
     torch.testing.assert_close(results(ours, x), results(theirs, x))
 
 
-@pytest.mark.parametrize("hx", [True, False])
-def test_autocast_outputs_have_the_autocast_dtype(hx):
-    layer = rnnfast.RNN(3, 4, num_layers=2, bidirectional=True)
-    x, h = torch.randn(5, 2, 3), torch.randn(4, 2, 4) if hx else None
-    exact, _ = layer(x, h)
+@pytest.mark.parametrize("with_hx", [True, False])
+@pytest.mark.parametrize("input_kind", ["padded", "packed"])
+def test_autocast_outputs_have_the_autocast_dtype(kind, input_kind, with_hx):
+    layer = ours_of(kind, 3, 4, num_layers=2, bidirectional=True)
+    x, hx = torch.randn(5, 2, 3), random_hx(layer, 4, 2) if with_hx else None
+    input = pack_padded_sequence(x, [5, 5]) if input_kind == "packed" else x
+    exact, exact_last = layer(x, hx)
     with torch.autocast("cpu", torch.bfloat16):
-        output, h_n = layer(x, h)
-        packed, _ = layer(pack_padded_sequence(x, [5, 5]), h)
-    assert output.dtype == h_n.dtype == packed.data.dtype == torch.bfloat16
-    torch.testing.assert_close(output.float(), exact, rtol=0, atol=0.05)
+        output, last = layer(input, hx)
+    output = pad_packed_sequence(output)[0] if input_kind == "packed" else output
+    for actual, expected in zip((output, *states(last)), (exact, *states(exact_last)), strict=True):
+        assert actual.dtype == torch.bfloat16
+        torch.testing.assert_close(actual.float(), expected, rtol=0, atol=0.05)
     output.float().sum().backward()
-    assert layer.weight_hh_l0.grad.dtype == torch.float32
+    assert {p.grad.dtype for p in layer.parameters()} == {torch.float32}
 
 
-def test_weights_on_the_meta_device():
-    layer = rnnfast.RNN(3, 4, bidirectional=True, batch_first=True, device="meta")
-    output, h_n = layer(torch.randn(2, 5, 3, device="meta"))
-    assert output.shape == (2, 5, 8)
-    assert h_n.shape == (2, 2, 4)
+def test_weights_on_the_meta_device(kind):
+    layer = ours_of(kind, 3, 4, bidirectional=True, batch_first=True, device="meta")
+    P = layer.proj_size or 4
+    output, last = layer(torch.randn(2, 5, 3, device="meta"))
+    assert output.shape == (2, 5, 2 * P)
+    assert [s.shape for s in states(last)] == [(2, 2, size) for size in (P, 4)][: len(states(last))]

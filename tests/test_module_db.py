@@ -1,4 +1,4 @@
-"""torch's own samples and error samples of RNN and RNNCell, with our classes in torch's place."""
+"""torch's own samples and error samples of its layers and cells, with our classes in torch's place."""
 
 import copy
 import re
@@ -10,9 +10,12 @@ from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
 
 import rnnfast
 
-OURS = {torch.nn.RNN: rnnfast.RNN, torch.nn.RNNCell: rnnfast.RNNCell}
+NAMES = ["RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"]
+OURS = {getattr(torch.nn, name): getattr(rnnfast, name) for name in NAMES}
 INFOS = [info for info in module_db if info.module_cls in OURS]
 DTYPES = [torch.float32, torch.float64]
+# torch's, of its own layer in float32
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
 
 def values(result):
@@ -23,9 +26,11 @@ def values(result):
 
 
 def in_dtype(value, dtype):
-    """Tensors and packed sequences of floating point in `dtype`; anything else as it is."""
+    """Tensors, pairs of them and packed sequences of floating point in `dtype`; anything else as it is."""
     if isinstance(value, torch.nn.utils.rnn.PackedSequence):
         return value.to(dtype)
+    if isinstance(value, tuple):
+        return tuple(in_dtype(part, dtype) for part in value)
     if isinstance(value, torch.Tensor) and value.is_floating_point():
         return value.detach().to(dtype).requires_grad_(value.requires_grad)
     return value
@@ -43,8 +48,25 @@ def run(cls, constructor, forward, training, dtype, state=None):
     return module, result, [p.grad for p in module.parameters()]
 
 
+def samples_of(info, training, dtype=torch.float64):
+    return info.module_inputs_func(info, device="cpu", dtype=dtype, requires_grad=True, training=training)
+
+
+def error_samples_of(info):
+    return info.module_error_inputs_func(
+        info, device="cpu", dtype=torch.float64, requires_grad=False, training=True
+    )
+
+
 def test_the_samples_are_there():
-    assert len(INFOS) == 2
+    assert len(INFOS) == 6
+    counts = [
+        [len(samples_of(info, True)) for info in INFOS],
+        [len(samples_of(info, False)) for info in INFOS],
+        [len(error_samples_of(info)) for info in INFOS],
+    ]
+    assert all(min(each) > 0 for each in counts)
+    assert [sum(each) for each in counts] == [87, 87, 58]
 
 
 def relative_error(actual, exact):
@@ -59,9 +81,7 @@ def relative_error(actual, exact):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("info", INFOS, ids=lambda info: info.name)
 def test_samples(info, dtype, training):
-    samples = info.module_inputs_func(info, device="cpu", dtype=dtype, requires_grad=True, training=training)
-    assert len(samples) > 0
-    for sample in samples:
+    for sample in samples_of(info, training, dtype):
         args = (sample.constructor_input, sample.forward_input, training, dtype)
         theirs, expected, expected_grads = run(info.module_cls, *args)
         ours, actual, grads = run(OURS[info.module_cls], *args, state=theirs.state_dict())
@@ -75,11 +95,7 @@ def test_samples(info, dtype, training):
 
 @pytest.mark.parametrize("info", INFOS, ids=lambda info: info.name)
 def test_error_samples(info):
-    samples = info.module_error_inputs_func(
-        info, device="cpu", dtype=torch.float64, requires_grad=False, training=True
-    )
-    assert len(samples) > 0
-    for sample in samples:
+    for sample in error_samples_of(info):
         constructor, forward = (
             sample.module_error_input.constructor_input,
             sample.module_error_input.forward_input,

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import draw
+from problems import CELLS, draw
 
 import rnnfast
 
@@ -12,19 +12,19 @@ op = torch.ops.rnnfast
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("T", "B", "H", "G"), [(1, 1, 1, 1), (3, 5, 40, 2), (50, 8, 64, 1), (4, 33, 128, 2)])
-@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
-def test_the_plan_is_what_runs(T, B, H, G, dtype, threads, nonlinearity):
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_plan_is_what_runs(T, B, H, G, dtype, threads, cell):
     torch.set_num_threads(threads)
-    p = draw(T, B, H, G, dtype, nonlinearity=nonlinearity)
-    question = dict(cell=f"elman_{nonlinearity}", T=T, B=B, H=H, G=G, dtype=dtype)
-    y, _ = p.forward(op.elman)
+    p = draw(T, B, H, G, dtype, cell=cell)
+    question = dict(cell=cell, T=T, B=B, H=H, G=G, dtype=dtype)
+    results = p.forward(saves=True)
     assert op.last_plan() == str(rnnfast.plan(**question, initial=True))
-    p.bptt(op.elman_bptt, y)
+    p.bptt(results)
     assert op.last_plan() == str(rnnfast.plan(**question, pass_="bptt"))
 
 
 def test_packed_sequences_are_planned_by_their_longest():
-    draw(9, 6, 64, layout="packed").forward(op.elman)
+    draw(9, 6, 64, layout="packed").forward()
     assert op.last_plan() == str(rnnfast.plan("elman_tanh", 9, 6, 64, dtype=torch.float64, initial=True))
 
 
@@ -58,7 +58,7 @@ def test_what_decides(pass_):
 
 def test_more_threads_than_processors_do_not_help():
     torch.set_num_threads(4 * rnnfast._library._processors())
-    draw(30, 64, 128, dtype=torch.float32).forward(op.elman)
+    draw(30, 64, 128, dtype=torch.float32).forward()
     assert f"workers={rnnfast._library._processors()} " in op.last_plan()
 
 
@@ -76,9 +76,9 @@ def test_more_threads_than_processors_do_not_help():
 def test_a_forced_plan_is_what_runs(wish, got):
     p = draw(4, 6, 150, dtype=torch.float32)
     with rnnfast.forced_plan(**wish):
-        p.forward(op.elman)
+        p.forward()
         assert got in op.last_plan()
-    p.forward(op.elman)
+    p.forward()
     assert op.last_plan() == str(rnnfast.plan("elman_tanh", 4, 6, 150, initial=True))
 
 
@@ -98,7 +98,7 @@ def test_wrong_wishes(wish, message):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (dict(cell="lstn"), "cell: got 'lstn', expected one of 'elman_tanh', 'elman_relu'"),
+        (dict(cell="lstn"), "cell: got 'lstn', expected one of 'elman_tanh', 'elman_relu', 'lstm', 'gru'"),
         (dict(isa="sse"), "isa: got 'sse', expected one of 'baseline', 'avx2', 'avx512'"),
         (dict(pass_="back"), "pass: got 'back', expected one of 'forward', 'bptt'"),
     ],

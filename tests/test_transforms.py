@@ -1,5 +1,7 @@
 """torch.func transforms, forward mode and torch.compile: right, whatever the speed."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.autograd import forward_ad
@@ -8,10 +10,43 @@ from torch.nn.utils.rnn import pack_sequence
 
 import rnnfast
 
+KINDS = {
+    "RNN": ("RNN", {}),
+    "LSTM": ("LSTM", {}),
+    "LSTM with projection": ("LSTM", dict(proj_size=2)),
+    "GRU": ("GRU", {}),
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+def make(kind, *args, **options):
+    name, own = KINDS[kind]
+    return getattr(rnnfast, name)(*args, **own, **options)
+
 
 @pytest.fixture(params=[True, False], ids=["weights require grad", "no grad"])
-def layer(request):
-    return rnnfast.RNN(3, 4, bidirectional=True, dtype=torch.float64).requires_grad_(request.param)
+def layer(request, kind):
+    return make(kind, 3, 4, bidirectional=True, dtype=torch.float64).requires_grad_(request.param)
+
+
+def states(hx):
+    """[h], or [h, c] of an LSTM."""
+    return [*hx] if isinstance(hx, tuple) else [hx]
+
+
+def results(layer, input):
+    """Everything that the layer returns, in one vector."""
+    output, last = layer(input)
+    return torch.cat([t.flatten() for t in (output, *states(last))])
+
+
+def random_hx(layer, *lead):
+    h, c = randn(*lead, layer.proj_size or layer.hidden_size), randn(*lead, layer.hidden_size)
+    return (h, c) if layer.mode == "LSTM" else h
 
 
 def randn(*shape):
@@ -23,72 +58,71 @@ def test_grad_and_per_sample_grad(layer):
     xs = randn(6, 5, 1, 3)
 
     def loss(weights, x):
-        return functional_call(layer, weights, (x,))[0].sin().sum()
+        return results(partial(functional_call, layer, weights), x).sin().sum()
 
     per_sample = vmap(grad(loss), in_dims=(None, 0))(weights, xs)
     layer.requires_grad_(True)
     for i, x in enumerate(xs):
-        expected = torch.autograd.grad(layer(x)[0].sin().sum(), list(layer.parameters()))
+        expected = torch.autograd.grad(results(layer, x).sin().sum(), list(layer.parameters()))
         torch.testing.assert_close([g[i] for g in per_sample.values()], list(expected))
 
 
 def test_vmap(layer):
     xs = randn(6, 5, 2, 3)
-    torch.testing.assert_close(vmap(lambda x: layer(x)[0])(xs), torch.stack([layer(x)[0] for x in xs]))
+    torch.testing.assert_close(vmap(partial(results, layer))(xs), torch.stack([results(layer, x) for x in xs]))
 
 
 def test_forward_mode(layer):
     x, v = randn(4, 2, 3), randn(4, 2, 3)
     epsilon = 1e-6
-    expected = (layer(x + epsilon * v)[0] - layer(x - epsilon * v)[0]) / (2 * epsilon)
-    _, tangent = jvp(lambda x: layer(x)[0], (x,), (v,))
+    expected = (results(layer, x + epsilon * v) - results(layer, x - epsilon * v)) / (2 * epsilon)
+    _, tangent = jvp(partial(results, layer), (x,), (v,))
     torch.testing.assert_close(tangent, expected, rtol=1e-6, atol=1e-8)
     with forward_ad.dual_level():
-        output, _ = layer(forward_ad.make_dual(x, v))
-        torch.testing.assert_close(forward_ad.unpack_dual(output).tangent, tangent)
+        dual = results(layer, forward_ad.make_dual(x, v))
+        torch.testing.assert_close(forward_ad.unpack_dual(dual).tangent, tangent)
 
 
 def test_jacobians_both_ways(layer):
     x = randn(3, 1, 3)
-
-    def output(x):
-        return layer(x)[0]
-
-    torch.testing.assert_close(jacfwd(output)(x), jacrev(output)(x))
+    function = partial(results, layer)
+    torch.testing.assert_close(jacfwd(function)(x), jacrev(function)(x))
 
 
 def test_batched_gradients(layer):
     """The backward under vmap, where the forward was not."""
     x = randn(3, 2, 3).requires_grad_()
-    output, _ = layer(x)
+    output = results(layer, x)
     vs = randn(5, *output.shape)
     (batched,) = torch.autograd.grad(output, x, vs, is_grads_batched=True, retain_graph=True)
     one_by_one = [torch.autograd.grad(output, x, v, retain_graph=True)[0] for v in vs]
     torch.testing.assert_close(batched, torch.stack(one_by_one))
 
     def loss(x):
-        return layer(x)[0].pow(3).sum()
+        return results(layer, x).pow(3).sum()
 
     point = randn(2, 1, 3)
     hessians = [torch.autograd.functional.hessian(loss, point, vectorize=v) for v in (True, False)]
     torch.testing.assert_close(*hessians)
 
 
-@pytest.mark.parametrize("kind", ["padded", "packed", "unsorted"])
-def test_compiled_first_and_second_derivatives(kind):
-    layer = rnnfast.RNN(3, 4, dtype=torch.float64)
-    if kind == "padded":
-        input, hx = randn(5, 2, 3).requires_grad_(), randn(1, 2, 4)
+@pytest.mark.parametrize("input_kind", ["padded", "packed", "unsorted"])
+def test_compiled_first_and_second_derivatives(kind, input_kind):
+    layer = make(kind, 3, 4, dtype=torch.float64)
+    if input_kind == "padded":
+        input, hx = randn(5, 2, 3).requires_grad_(), random_hx(layer, 1, 2)
     else:
+        is_sorted = input_kind == "packed"
         sequences = [randn(n, 3) for n in (4, 2)]
-        input = pack_sequence(sequences if kind == "packed" else sequences[::-1], enforce_sorted=kind == "packed")
-        hx = None if kind == "packed" else randn(1, 2, 4)
+        input = pack_sequence(sequences if is_sorted else sequences[::-1], enforce_sorted=is_sorted)
+        hx = None if is_sorted else random_hx(layer, 1, 2)
 
     def derivatives(layer):
-        output, _ = layer(input, hx)
-        output = output if kind == "padded" else output.data
+        output, last = layer(input, hx)
+        output = output if input_kind == "padded" else output.data
         weights = list(layer.parameters())
-        first = torch.autograd.grad(output.pow(3).sum(), weights, create_graph=True)
+        loss = sum(t.pow(3).sum() for t in (output, *states(last)))
+        first = torch.autograd.grad(loss, weights, create_graph=True)
         second = torch.autograd.grad(sum(g.pow(2).sum() for g in first), weights)
         return [*first, *second]
 
@@ -102,11 +136,11 @@ def test_compiled_training_step(layer):
 
     def step(x):
         layer.zero_grad()
-        layer(x)[0].sin().sum().backward()
+        results(layer, x).sin().sum().backward()
         return [p.grad.clone() for p in layer.parameters()]
 
     expected = step(x)
     compiled = torch.compile(layer, backend="eager")
     layer.zero_grad()
-    compiled(x)[0].sin().sum().backward()
+    results(compiled, x).sin().sum().backward()
     torch.testing.assert_close([p.grad for p in layer.parameters()], expected)

@@ -1,6 +1,7 @@
 // How the rows of a sequence batch lie in memory.
 #pragma once
 
+#include <algorithm>
 #include <utility>
 
 #include "tensors.h"
@@ -64,10 +65,10 @@ class Layout {
   // Every step that has one before it, and, in the same order, the steps before.
   Runs later() const {
     if (packed_) return {{B, rows_ - B}};
-    return batch_first_ ? each_row(1, T - 1) : Runs{{B, (T - 1) * B}};
+    return batch_first_ ? each_row(1, T - 1) : Runs{{B, std::max<int64_t>(0, T - 1) * B}};
   }
   Runs earlier() const {
-    if (!packed_) return batch_first_ ? each_row(0, T - 1) : Runs{{0, (T - 1) * B}};
+    if (!packed_) return batch_first_ ? each_row(0, T - 1) : Runs{{0, std::max<int64_t>(0, T - 1) * B}};
     Runs runs;
     for (int64_t t = 1; t < T; ++t) runs.push_back({offsets_[t - 1], counts_[t]});
     return runs;

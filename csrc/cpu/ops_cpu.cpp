@@ -93,6 +93,7 @@ struct States {
 void run_forward(const Layout& layout, const LayerWeights& w, const Tensor& gates, const OptionalTensor& bias,
                  const OptionalTensor& h0, const OptionalTensor& c0, States& to) {
   using Places = ForwardPlaces;
+  const Dtype dtype = dtype_of(gates, "input");
   check("w_hh", w.w_hh, {layout.G, w.K, w.P}, gates);
   if (bias) check("bias", *bias, shape_of(*bias), gates);
   if (h0) check("h0", *h0, {layout.G, layout.B, w.P}, gates);
@@ -111,7 +112,7 @@ void run_forward(const Layout& layout, const LayerWeights& w, const Tensor& gate
   arrays.end(Places::kHN, to.h_n);
   arrays.end(Places::kC0, c);
   arrays.end(Places::kCN, to.c_n);
-  plan_and_run(arrays.recurrence(), w.cell, Pass::forward, dtype_of(gates, "gates"), h.has_value());
+  plan_and_run(arrays.recurrence(), w.cell, Pass::forward, dtype, h.has_value());
   if (layout.T == 0) {
     if (to.h_n) keep_initial(h, *to.h_n);
     if (to.c_n) keep_initial(c, *to.c_n);
