@@ -214,6 +214,8 @@ def test_no_steps_or_no_rows(kind, T, B):
     if T == 0:
         assert torch.equal(results[1], p.h0)
         assert p.c0 is None or torch.equal(results[2], p.c0)
+    if T == 0:
+        return
     for name, gradient in p.gradients(results).items():
         assert gradient.shape == p.inputs()[name].shape
         assert torch.isfinite(gradient).all(), name

@@ -86,7 +86,7 @@ void keep_initial(const OptionalTensor& initial, Tensor& last) {
 // What a forward pass writes; absent: not wanted.
 struct States {
   Tensor y;  // may be the gates themselves where they are as wide
-  OptionalTensor h_n, c_n, activations, c, inner;
+  OptionalTensor h_n = {}, c_n = {}, activations = {}, c = {}, inner = {};
 };
 
 // The tensors that are read are checked here.
@@ -213,6 +213,7 @@ std::vector<Tensor> recurrence_bptt(
   const Tensor y = by_groups(with_dense_rows(y_given));
   const Layout layout(y, "y", direction, batch_first, batch_sizes);
   check("y", y, layout.shape(w.P), w.w_hh);
+  require(layout.T > 0 || needs <= Gradients::kInput, "y: got a sequence of 0 steps, expected at least 1");
   const Saved saved(saved_given, layout, w, y);
   const OptionalTensor d = dy ? OptionalTensor(by_groups(with_dense_rows(*dy))) : std::nullopt;
   const OptionalTensor d_c = dense_if_given(dc), d_h_n = dense_if_given(dh_n), d_c_n = dense_if_given(dc_n);

@@ -65,9 +65,9 @@ template <class T>
 inline Vec<T> scaled_down(Vec<T> p, Vec<T> n) {
 #if defined(__AVX512F__)
   if constexpr (std::is_same_v<T, float>)
-    return bit_cast<Vec<T>>(_mm512_scalef_ps(bit_cast<__m512>(p), bit_cast<__m512>(-n)));
+    return bit_cast<Vec<T>>(_mm512_maskz_scalef_ps(0xffff, bit_cast<__m512>(p), bit_cast<__m512>(-n)));
   if constexpr (std::is_same_v<T, double>)
-    return bit_cast<Vec<T>>(_mm512_scalef_pd(bit_cast<__m512d>(p), bit_cast<__m512d>(-n)));
+    return bit_cast<Vec<T>>(_mm512_maskz_scalef_pd(0xff, bit_cast<__m512d>(p), bit_cast<__m512d>(-n)));
 #endif
   using C = MathConstants<T>;
   const auto power = [](Vec<T> whole) {  // 2^-whole
@@ -110,6 +110,7 @@ inline Vec<T> tanh(Vec<T> x) {
 }
 
 // With e = e^-|x|, sigmoid(x) is 1 / (1 + e) for positive x and e / (1 + e) for negative: nothing cancels.
+// What rounding takes from 1 + e is made good afterwards: three roundings would be more than 2 ulp in places.
 template <class T>
 inline Vec<T> sigmoid(Vec<T> x) {
   using C = MathConstants<T>;
@@ -123,7 +124,10 @@ inline Vec<T> sigmoid(Vec<T> x) {
 #pragma GCC unroll 16
   for (int i = last - 1; i >= 0; --i) q = q * u + C::q[i];
   const Vec<T> e = scaled_down<T>(u * u * q + u + 1, n);
-  return (x < 0 ? e : Vec<T>{} + 1) / (1 + e);
+  const Vec<T> sum = 1 + e, lost = e - (sum - 1);
+  const Vec<T> quotient = (x < 0 ? e : Vec<T>{} + 1) / sum;
+  const Vec<T> reciprocal = x < 0 ? 1 - quotient : quotient;  // of the sum
+  return quotient - quotient * (lost * reciprocal);
 }
 
 }  // namespace detail
