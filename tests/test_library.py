@@ -60,6 +60,7 @@ def test_each_instruction_set(capability, isa):
         "-p",
         "no:cacheprovider",
         str(TESTS / "test_recurrence.py"),
+        str(TESTS / "test_math.py"),
     ]
     result = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]

@@ -2,6 +2,8 @@
 
 import torch
 
+import rnnfast  # noqa: F401 - loads the operators
+
 op = torch.ops.rnnfast
 
 
