@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from . import ops
+from .reference import GATES
 from .sequences import Layout
 
 DIRECTIONS = {"forward": 0, "reverse": 1, "bidirectional": 2}
@@ -65,7 +66,7 @@ def elman(
     """
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"nonlinearity: got {nonlinearity!r}, expected 'tanh' or 'relu'")
-    return _run(f"elman_{nonlinearity}", 1, gates, w_hh, None, bias, h0, None, direction, batch_first, batch_sizes)
+    return _run(f"elman_{nonlinearity}", gates, w_hh, None, bias, h0, None, direction, batch_first, batch_sizes)
 
 
 def lstm(
@@ -114,7 +115,7 @@ def lstm(
         (torch.Size([100, 8, 64]), torch.Size([8, 64]))
     """
     options = (direction, batch_first, batch_sizes)
-    h, h_n, c_n, c = _run("lstm", 4, gates, w_hh, w_hr, bias, h0, c0, *options)
+    h, h_n, c_n, c = _run("lstm", gates, w_hh, w_hr, bias, h0, c0, *options)
     return h, c, h_n, c_n
 
 
@@ -156,12 +157,11 @@ def gru(
         >>> y.shape, h_n.shape
         (torch.Size([100, 8, 64]), torch.Size([8, 64]))
     """
-    return _run("gru", 3, gates, w_hh, None, bias, h0, None, direction, batch_first, batch_sizes)
+    return _run("gru", gates, w_hh, None, bias, h0, None, direction, batch_first, batch_sizes)
 
 
 def _run(
     cell: str,
-    gates_per_unit: int,
     gates: Tensor,
     w_hh: Tensor,
     w_hr: Tensor | None,
@@ -175,7 +175,7 @@ def _run(
     """Any of them, once its arguments are found to fit: what :func:`rnnfast.ops.recurrence` returns."""
     if direction not in DIRECTIONS:
         raise ValueError(f"direction: got {direction!r}, expected one of {', '.join(map(repr, DIRECTIONS))}")
-    _check(gates_per_unit, gates, w_hh, w_hr, bias, h0, c0, batch_first, batch_sizes)
+    _check(GATES[cell], gates, w_hh, w_hr, bias, h0, c0, batch_first, batch_sizes)
     options = (cell, DIRECTIONS[direction], batch_first, batch_sizes, cell == "lstm")
     if w_hh.dim() == 3:
         return ops.recurrence(gates, None, w_hh, w_hr, None, bias, h0, c0, *options)
@@ -188,7 +188,7 @@ def _run(
 
 
 def _check(
-    gates_per_unit: int,
+    n: int,
     gates: Tensor,
     w_hh: Tensor,
     w_hr: Tensor | None,
@@ -198,8 +198,7 @@ def _check(
     batch_first: bool,
     batch_sizes: Tensor | None,
 ) -> None:
-    """Every argument against the shapes that follow from w_hh's, told in the caller's own axes."""
-    n = gates_per_unit
+    """Every argument against the shapes that follow from w_hh's, with n gates, told in the caller's own axes."""
     rows = "H" if n == 1 else f"{n} H"
     K, P = w_hh.shape[-2:] if w_hh.dim() in (2, 3) else (0, 0)
     if w_hh.dim() not in (2, 3) or K % n != 0 or (w_hr is None and n * P != K):

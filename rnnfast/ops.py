@@ -238,7 +238,7 @@ def _register_fakes() -> None:
     ) -> list[Tensor]:
         G, (K, P) = groups(w_hh), w_hh.shape[-2:]
         lead = input.shape[:-1] if w_ih is not None else input.shape[:-2]
-        H = {"lstm": K // 4, "gru": K // 3}.get(cell, K)
+        H = K // reference.GATES[cell]
         B = rows_of_batch(input, h0, batch_first, batch_sizes)
         shapes = [(*lead, G * P) if w_ih is not None else (*lead, G, P), (G, B, P)]
         if cell == "lstm":
@@ -272,7 +272,7 @@ def _register_fakes() -> None:
         **reserved: Any,
     ) -> list[Tensor]:
         G, (K, P) = groups(w_hh), w_hh.shape[-2:]
-        H = {"lstm": K // 4, "gru": K // 3}.get(cell, K)
+        H = K // reference.GATES[cell]
         B = rows_of_batch(y, h0, batch_first, batch_sizes) if needs & 192 else 0
         gates = (*y.shape[:-2], G, K) if w_ih is None or input is None else input.shape
         bias = (K,) if G == 1 else (G, K)

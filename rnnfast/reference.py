@@ -37,6 +37,8 @@ def _gru(x: Tensor, hh: Tensor, h: Tensor) -> tuple[Tensor, ...]:
     return (n + torch.sigmoid(x_z + h_z) * (h - n),)
 
 
+# How many gates a unit has.
+GATES = {"elman_tanh": 1, "elman_relu": 1, "lstm": 4, "gru": 3}
 STEPS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "elman_tanh": _elman_tanh,
     "elman_relu": _elman_relu,
@@ -67,7 +69,7 @@ def recurrence(
     layout = Layout(batch_first, batch_sizes)
     w, b, w_r = _widened(w_hh), _widened(bias), _widened(w_hr)
     xs = layout.steps(gates)
-    widths = (w_hh.size(-1), w_hh.size(-2) // 4) if cell == "lstm" else (w_hh.size(-1),)
+    widths = (w_hh.size(-1), w_hh.size(-2) // GATES[cell]) if cell == "lstm" else (w_hh.size(-1),)
     results: list[list[list[Tensor]]] = [[[] for _ in xs] for _ in widths]  # by state, step and group
     last: list[list[Tensor]] = [[] for _ in widths]
     for g in range(w_hh.size(0)):

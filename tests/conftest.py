@@ -3,6 +3,7 @@ import secrets
 
 import pytest
 import torch
+from kinds import KINDS
 
 # Plans shall not depend on what else the machine does. Read when the libraries are loaded.
 os.environ.setdefault("RNNFAST_YIELD", "0")
@@ -26,3 +27,9 @@ def fresh_inputs_and_poisoned_outputs():
     yield
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    """A kind of layer, by name."""
+    return request.param

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from rnnfast import reference
 from rnnfast.ops import TENSORS
+from rnnfast.reference import GATES
 from rnnfast.sequences import Layout, is_reversed
 
 CELLS = ["elman_tanh", "elman_relu", "lstm", "gru"]
-GATES = {"lstm": 4, "gru": 3}
 OPTIONAL = ("bias", "h0", "c0", "dy", "dh_n", "dc_n", "dc")  # c is an LSTM's
 # Relative to the largest value; a 16-bit state is rounded once at each step.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
@@ -80,7 +80,7 @@ def draw(T, B, H, G=1, dtype=torch.float64, *, cell="elman_tanh", P=0, direction
     """
     batch_sizes = random_batch_sizes(T, B) if layout == "packed" else None
     lead = {"time": (T, B), "batch": (B, T)}.get(layout) or (int(batch_sizes.sum()),)
-    K, state, lstm = GATES.get(cell, 1) * H, P or H, cell == "lstm"
+    K, state, lstm = GATES[cell] * H, P or H, cell == "lstm"
 
     def some(name, *size):
         wanted = name in given and (lstm or name not in ("c0", "dc_n", "dc"))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kinds import assert_same_error, states
 from torch import nn
 
 import rnnfast
@@ -20,11 +21,6 @@ def pair(name, *args, **options):
     cells = [getattr(package, name)(*args, **options) for package in (nn, rnnfast)]
     cells[1].load_state_dict(cells[0].state_dict())
     return cells
-
-
-def states(hx):
-    """[h], or [h, c] of an LSTM."""
-    return [*hx] if isinstance(hx, tuple) else [hx]
 
 
 def random_hx(cell, *shape, **options):
@@ -107,16 +103,6 @@ def test_autocast(name, recorded):
     torch.testing.assert_close([t.float() for t in result], exact, rtol=0, atol=0.05)
 
 
-def errors(name, call):
-    """Type and message of what `call` raises with torch's cell and with ours."""
-    raised = []
-    for package in (nn, rnnfast):
-        with pytest.raises((ValueError, RuntimeError)) as error:
-            call(getattr(package, name)(5, 4))
-        raised.append((error.type, str(error.value)))
-    return raised
-
-
 @pytest.mark.parametrize("recorded", [True, False], ids=["autograd", "no_grad"])
 @pytest.mark.parametrize(
     "call",
@@ -132,8 +118,7 @@ def errors(name, call):
 )
 def test_wrong_input_gets_torchs_error(name, call, recorded):
     with torch.set_grad_enabled(recorded):
-        theirs, ours = errors(name, call)
-    assert ours == theirs
+        assert_same_error(name, lambda new: call(new(5, 4)))
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (2, 3), (1, 2, 4)], ids=["batch", "units", "rank"])
@@ -141,14 +126,13 @@ def test_wrong_input_gets_torchs_error(name, call, recorded):
 def test_one_wrong_state_of_an_lstm_gets_torchs_error(which, shape):
     hx = [torch.randn(2, 4), torch.randn(2, 4)]
     hx[which] = torch.randn(shape)
-    theirs, ours = errors("LSTMCell", lambda c: c(torch.randn(2, 5), tuple(hx)))
-    assert ours == theirs
+    assert_same_error("LSTMCell", lambda new: new(5, 4)(torch.randn(2, 5), tuple(hx)))
 
 
 def test_an_unknown_nonlinearity_gets_torchs_error():
-    def call(cell):
+    def call(new):
+        cell = new(5, 4)
         cell.nonlinearity = "sigmoid"
         cell(torch.randn(2, 5))
 
-    theirs, ours = errors("RNNCell", call)
-    assert ours == theirs
+    assert_same_error("RNNCell", call)

@@ -4,38 +4,12 @@ import itertools
 
 import pytest
 import torch
+from kinds import KINDS, make, state_sizes, states
 from problems import random_batch_sizes
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.utils.rnn import PackedSequence
 
 import rnnfast
-
-KINDS = {
-    "RNN": ("RNN", {}),
-    "LSTM": ("LSTM", {}),
-    "LSTM with projection": ("LSTM", dict(proj_size=2)),
-    "GRU": ("GRU", {}),
-}
-
-
-@pytest.fixture(params=KINDS)
-def kind(request):
-    return request.param
-
-
-def make(kind, *args, package=rnnfast, **options):
-    name, own = KINDS[kind]
-    return getattr(package, name)(*args, **own, **options)
-
-
-def states(hx):
-    """[h], or [h, c] of an LSTM."""
-    return [*hx] if isinstance(hx, tuple) else [hx]
-
-
-def state_sizes(layer):
-    """Features of h, and of an LSTM's c."""
-    return [layer.proj_size or layer.hidden_size, layer.hidden_size][: 2 if layer.mode == "LSTM" else 1]
 
 
 def layer_function(layer, batch_sizes=None, with_hx=True):
@@ -102,14 +76,14 @@ def test_gradcheck_and_gradgradcheck(kind, options, input_kind):
 
 
 def test_slow_mode_and_no_initial_state(kind):
-    layer = make(kind, 2, 3, bidirectional=True, dtype=torch.float64)
+    layer = make(kind, 2, 4, bidirectional=True, dtype=torch.float64)
     args, function = arguments(layer, (3, 2, 2), None), layer_function(layer, with_hx=False)
     assert gradcheck(function, args)
     assert gradgradcheck(function, args)
 
 
 def test_third_derivative(kind):
-    layer = make(kind, 2, 3, dtype=torch.float64)
+    layer = make(kind, 2, 4, dtype=torch.float64)
     args = arguments(layer, (2, 2, 2), (1, 2))
     w_hh = 2 + len(state_sizes(layer))
 

@@ -1,13 +1,13 @@
 """rnnfast's RNN, LSTM and GRU beside torch.nn's: results, gradients, options, state, and life as an nn.Module."""
 
 import copy
-import functools
 import io
 import itertools
 import pickle
 
 import pytest
 import torch
+from kinds import KINDS, assert_same_error, make, random_hx, states
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
@@ -16,51 +16,15 @@ import rnnfast
 # torch's, of its own layer in float32
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
-KINDS = {
-    "RNN": ("RNN", {}),
-    "LSTM": ("LSTM", {}),
-    "LSTM with projection": ("LSTM", dict(proj_size=3)),
-    "GRU": ("GRU", {}),
-}
-
-
-@pytest.fixture(params=KINDS)
-def kind(request):
-    return request.param
-
-
-def constructors(kind):
-    """torch's and ours."""
-    name, own = KINDS[kind]
-    return [functools.partial(getattr(package, name), **own) for package in (nn, rnnfast)]
-
 
 def pair(kind, inputs, H, dtype=torch.float64, **options):
     """torch's layer and ours, with the same weights because of the same seed."""
     seed = torch.randint(0, 2**31, ()).item()
     layers = []
-    for constructor in constructors(kind):
+    for package in (nn, rnnfast):
         torch.manual_seed(seed)
-        layers.append(constructor(inputs, H, dtype=dtype, **options))
+        layers.append(make(kind, inputs, H, package=package, dtype=dtype, **options))
     return layers
-
-
-def ours_of(kind, *args, **options):
-    return constructors(kind)[1](*args, **options)
-
-
-def states(hx):
-    """[h], or [h, c] of an LSTM."""
-    return [*hx] if isinstance(hx, tuple) else [hx]
-
-
-def random_hx(layer, *lead, wider=0):
-    """An initial state of shape (*lead, P), of an LSTM with one of shape (*lead, H); `wider` than it should be."""
-    h, c = [
-        torch.randn(*lead, size + wider, dtype=layer.weight_hh_l0.dtype)
-        for size in (layer.proj_size or layer.hidden_size, layer.hidden_size)
-    ]
-    return (h, c) if layer.mode == "LSTM" else h
 
 
 def results(layer, input, hx=None):
@@ -119,7 +83,7 @@ def test_same_results_and_gradients_as_torch(kind, options, input_kind, with_hx)
 
 
 def test_packed_output_is_a_packed_sequence_like_the_input(kind):
-    layer = ours_of(kind, 3, 4, bidirectional=True)
+    layer = make(kind, 3, 4, bidirectional=True)
     input = pack_sequence([torch.randn(n, 3) for n in (2, 5, 3)], enforce_sorted=False)
     output, last = layer(input)
     h_n = states(last)[0]
@@ -177,7 +141,7 @@ def test_sixteen_bits_accumulate_in_float32(kind, dtype):
 def test_state_dict_goes_both_ways(kind):
     theirs, ours = pair(kind, 3, 4, num_layers=2, bidirectional=True)
     assert list(ours.state_dict()) == list(theirs.state_dict())
-    fresh = ours_of(kind, 3, 4, num_layers=2, bidirectional=True, dtype=torch.float64)
+    fresh = make(kind, 3, 4, num_layers=2, bidirectional=True, dtype=torch.float64)
     fresh.load_state_dict(theirs.state_dict())
     theirs.load_state_dict(fresh.state_dict())
     x = torch.randn(2, 3, 3, dtype=torch.float64)
@@ -197,7 +161,7 @@ def through_torch_save(layer):
     ids=["deepcopy", "pickle", "torch.save"],
 )
 def test_copies(kind, copied):
-    layer = ours_of(kind, 3, 4, num_layers=2)
+    layer = make(kind, 3, 4, num_layers=2)
     other = copied(layer)
     x = torch.randn(5, 2, 3)
     assert torch.equal(layer(x)[0], other(x)[0])
@@ -207,7 +171,7 @@ def test_copies(kind, copied):
 
 
 def test_to_another_dtype_and_back(kind):
-    layer = ours_of(kind, 3, 4)
+    layer = make(kind, 3, 4)
     x = torch.randn(5, 2, 3)
     for dtype in (torch.float64, torch.bfloat16, torch.float16, torch.float32):
         output, last = layer.to(dtype)(x.to(dtype))
@@ -282,17 +246,7 @@ def test_positional_constructor_arguments(name, args):
 
 def test_dropout_alone_warns_as_torch_does(kind):
     with pytest.warns(UserWarning, match="dropout option adds dropout after all but last"):
-        ours_of(kind, 3, 4, dropout=0.5)
-
-
-def errors(constructors, call):
-    """Type and message of what `call` raises, for each constructor."""
-    raised = []
-    for constructor in constructors:
-        with pytest.raises((ValueError, RuntimeError, TypeError)) as error:
-            call(constructor)
-        raised.append((error.type, str(error.value)))
-    return raised
+        make(kind, 3, 4, dropout=0.5)
 
 
 @pytest.mark.parametrize(
@@ -314,16 +268,14 @@ def errors(constructors, call):
     ],
 )
 def test_wrong_input_gets_torchs_error(kind, options, call):
-    theirs, ours = errors(constructors(kind), lambda constructor: call(constructor(5, 4, **options)))
-    assert ours == theirs
+    assert_same_error(kind, lambda new: call(new(5, 4, **options)))
 
 
 @pytest.mark.parametrize("kind", ["RNN", "GRU"])  # torch's LSTM does not look at sizes here
 @pytest.mark.parametrize(("units", "states"), [(6, 1), (5, 2)], ids=["input", "hx"])
 def test_wrong_packed_input_gets_torchs_error(kind, units, states):
     args = (pack_sequence([torch.randn(2, units)]), torch.randn(1, states, 4))
-    theirs, ours = errors(constructors(kind), lambda constructor: constructor(5, 4)(*args))
-    assert ours == theirs
+    assert_same_error(kind, lambda new: new(5, 4)(*args))
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "LSTM with projection"])
@@ -343,12 +295,11 @@ def test_wrong_packed_input_gets_torchs_error(kind, units, states):
 def test_one_wrong_state_of_an_lstm_gets_torchs_error(kind, batch, wrong):
     x = torch.randn(2, *batch, 5)
 
-    def call(constructor):
-        layer = constructor(5, 4)
+    def call(new):
+        layer = new(5, 4)
         layer(x, wrong(*random_hx(layer, 1, *batch)))
 
-    theirs, ours = errors(constructors(kind), call)
-    assert ours == theirs
+    assert_same_error(kind, call)
 
 
 WRONG_ARGUMENTS = [
@@ -375,8 +326,7 @@ WRONG_ARGUMENTS = [
     ids=str,
 )
 def test_wrong_constructor_arguments_get_torchs_error(name, args, options):
-    theirs, ours = errors([getattr(nn, name), getattr(rnnfast, name)], lambda cls: cls(*args, **options))
-    assert ours == theirs
+    assert_same_error(name, lambda new: new(*args, **options))
 
 
 def test_empty_batch_as_torch_treats_it(kind):
@@ -388,7 +338,7 @@ def test_empty_batch_as_torch_treats_it(kind):
 @pytest.mark.parametrize("with_hx", [True, False])
 @pytest.mark.parametrize("input_kind", ["padded", "packed"])
 def test_autocast_outputs_have_the_autocast_dtype(kind, input_kind, with_hx):
-    layer = ours_of(kind, 3, 4, num_layers=2, bidirectional=True)
+    layer = make(kind, 3, 4, num_layers=2, bidirectional=True)
     x, hx = torch.randn(5, 2, 3), random_hx(layer, 4, 2) if with_hx else None
     input = pack_padded_sequence(x, [5, 5]) if input_kind == "packed" else x
     exact, exact_last = layer(x, hx)
@@ -403,7 +353,7 @@ def test_autocast_outputs_have_the_autocast_dtype(kind, input_kind, with_hx):
 
 
 def test_weights_on_the_meta_device(kind):
-    layer = ours_of(kind, 3, 4, bidirectional=True, batch_first=True, device="meta")
+    layer = make(kind, 3, 4, bidirectional=True, batch_first=True, device="meta")
     P = layer.proj_size or 4
     output, last = layer(torch.randn(2, 5, 3, device="meta"))
     assert output.shape == (2, 5, 2 * P)

@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from problems import (
     CELLS,
-    GATES,
     OPTIONAL,
     TOLERANCE,
     assert_close,
@@ -20,6 +19,7 @@ from problems import (
 )
 
 import rnnfast
+from rnnfast.reference import GATES
 
 DTYPES = list(TOLERANCE)
 EDGES = [*range(1, 18), 23, 24, 25, 31, 32, 33, 47, 48, 49, 63, 64, 65, 127, 128, 129]
@@ -129,7 +129,7 @@ def test_schemas_and_fake_kernels(kind, layout):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_schemas_and_fake_kernels_of_cells(cell):
-    K = GATES.get(cell, 1) * 7
+    K = GATES[cell] * 7
     h, c = torch.randn(3, 7), torch.randn(3, 7) if cell == "lstm" else None
     args = (torch.randn(3, 4), torch.randn(K, 4), torch.randn(K, 7), torch.randn(K), None, h, c, cell)
     torch.library.opcheck(op.cell, args, test_utils=("test_schema", "test_faketensor"))
@@ -148,19 +148,27 @@ def test_schemas_and_fake_kernels_of_cells(cell):
         ("lstm", "dc_n", (1, 3, 8), r"dc_n: got shape \(1, 3, 8\), expected \(1, 3, 7\)"),
         ("lstm", "saved", (5, 3, 1, 7), r"saved: got shape \(5, 3, 1, 7\), expected \(5, 3, 1, 28\)"),
         ("gru", "w_hh", (20, 7), r"w_hh: got shape \(20, 7\), expected \(G, K, P\), K a multiple of 3"),
+        ("elman_tanh", "w_hh", (2, 7, 7), r"w_ih: got shape \(7, 4\), expected \(14, 4\)"),
         ("gru", "w_hr", (7, 7), "w_hr: only an LSTM has a projection"),
     ],
 )
 def test_wrong_arguments_of_the_adjoint(cell, name, shape, message):
-    K = GATES.get(cell, 1) * 7
+    K = GATES[cell] * 7
     shapes = dict(dy=(5, 3, 7), input=(5, 3, 4), w_ih=(K, 4), w_hh=(K, 7), h0=(1, 3, 7), y=(5, 3, 7))
     shapes |= {name: shape} if name != "saved" else {}
     args = dict.fromkeys(["dh_n", "dc_n", "dc", "w_hr", "c0"]) | {k: torch.randn(s) for k, s in shapes.items()}
     saved = [(5, 3, 1, K), (5, 3, 1, 7)] if name != "saved" else [shape, shape]
-    args["saved"] = [torch.randn(s) for s in saved] if cell in GATES else []
+    args["saved"] = [torch.randn(s) for s in saved] if cell in ("lstm", "gru") else []
     options = dict(cell=cell, direction=0, batch_first=False, batch_sizes=None, needs=255)
     with pytest.raises(RuntimeError, match=message):
         op.recurrence_bptt(**args, **options)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_the_adjoint_wants_a_matrix_for_each_group(groups):
+    p = draw(3, 2, 4, 2)
+    with pytest.raises(RuntimeError, match=rf"w_hh: got shape \({groups}, 4, 4\), expected \(2, 4, 4\)"):
+        replace(p, w_hh=torch.zeros(groups, 4, 4).double()).bptt(p.forward(saves=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)

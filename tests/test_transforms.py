@@ -4,28 +4,10 @@ from functools import partial
 
 import pytest
 import torch
+from kinds import make, random_hx, states
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vmap
 from torch.nn.utils.rnn import pack_sequence
-
-import rnnfast
-
-KINDS = {
-    "RNN": ("RNN", {}),
-    "LSTM": ("LSTM", {}),
-    "LSTM with projection": ("LSTM", dict(proj_size=2)),
-    "GRU": ("GRU", {}),
-}
-
-
-@pytest.fixture(params=KINDS)
-def kind(request):
-    return request.param
-
-
-def make(kind, *args, **options):
-    name, own = KINDS[kind]
-    return getattr(rnnfast, name)(*args, **own, **options)
 
 
 @pytest.fixture(params=[True, False], ids=["weights require grad", "no grad"])
@@ -33,20 +15,10 @@ def layer(request, kind):
     return make(kind, 3, 4, bidirectional=True, dtype=torch.float64).requires_grad_(request.param)
 
 
-def states(hx):
-    """[h], or [h, c] of an LSTM."""
-    return [*hx] if isinstance(hx, tuple) else [hx]
-
-
 def results(layer, input):
     """Everything that the layer returns, in one vector."""
     output, last = layer(input)
     return torch.cat([t.flatten() for t in (output, *states(last))])
-
-
-def random_hx(layer, *lead):
-    h, c = randn(*lead, layer.proj_size or layer.hidden_size), randn(*lead, layer.hidden_size)
-    return (h, c) if layer.mode == "LSTM" else h
 
 
 def randn(*shape):

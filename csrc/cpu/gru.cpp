@@ -5,7 +5,7 @@
 
 namespace rnnfast {
 
-Plan run_gru(const Recurrence& r, Cell, Pass pass, Dtype dtype, const Plan& plan) {
+Plan run_gru(const Recurrence& r, Pass pass, Dtype dtype, const Plan& plan) {
   return run_cell<Gru>(r, pass, dtype, plan);
 }
 

@@ -23,6 +23,13 @@ Cell cell_named(const std::string& name) {
 }
 
 OptionalTensor dense_if_given(const OptionalTensor& t) { return t ? OptionalTensor(with_dense_rows(*t)) : t; }
+
+// An argument that may be absent, checked, with dense rows.
+OptionalTensor checked(const char* name, const OptionalTensor& t, const Shape& expected, const Tensor& like) {
+  if (t) check(name, *t, expected, like);
+  return dense_if_given(t);
+}
+
 OptionalTensor with_groups_if_given(const OptionalTensor& t) {
   return t ? OptionalTensor(with_groups(*t)) : t;
 }
@@ -38,9 +45,13 @@ struct LayerWeights {
               gates(cell));
     G = w_hh.size(0), K = w_hh.size(1), H = K / gates(cell);
     P = w_hr ? w_hh.size(2) : H;
-    check("w_hh", w_hh, {G, K, P}, w_hh);
     require(!w_hr || cell == Cell::lstm, "w_hr: only an LSTM has a projection");
     if (w_hr) check("w_hr", *w_hr, {G, P, H}, w_hh);
+  }
+
+  // Whether there is one w_hh for each group of an array, of its dtype.
+  void check_for(const Layout& layout, const Tensor& like) const {
+    check("w_hh", w_hh, {layout.G, K, P}, like);
   }
 
   Cell cell;
@@ -94,12 +105,11 @@ void run_forward(const Layout& layout, const LayerWeights& w, const Tensor& gate
                  const OptionalTensor& h0, const OptionalTensor& c0, States& to) {
   using Places = ForwardPlaces;
   const Dtype dtype = dtype_of(gates, "input");
-  check("w_hh", w.w_hh, {layout.G, w.K, w.P}, gates);
-  if (bias) check("bias", *bias, shape_of(*bias), gates);
-  if (h0) check("h0", *h0, {layout.G, layout.B, w.P}, gates);
-  if (c0) check("c0", *c0, {layout.G, layout.B, w.H}, gates);
+  w.check_for(layout, gates);
+  if (bias) check("bias", *bias, shape_of(*bias), gates);  // its dtype: joint_bias gave it its shape
+  const OptionalTensor h = checked("h0", h0, {layout.G, layout.B, w.P}, gates),
+                       c = checked("c0", c0, {layout.G, layout.B, w.H}, gates);
   require(!c0 || w.cell == Cell::lstm, "c0: only an LSTM has a cell state");
-  const OptionalTensor h = dense_if_given(h0), c = dense_if_given(c0);
 
   Arrays arrays(layout, w);
   arrays.stream(Places::kGates, gates);
@@ -164,7 +174,7 @@ std::vector<Tensor> cell(const Tensor& input, const Tensor& w_ih, const Tensor& 
   const Tensor gates = with_leading_axis(project(input, w_ih, 1, false));
   const Layout layout(gates, "input", 0, false, std::nullopt);
   const bool lstm = w.cell == Cell::lstm;
-  States to{w.H == w.K ? gates : empty_contiguous(layout.shape(w.H), gates), std::nullopt, std::nullopt};
+  States to{w.H == w.K ? gates : empty_contiguous(layout.shape(w.H), gates)};
   if (lstm) to.c_n = empty_contiguous({1, layout.B, w.H}, gates);
   run_forward(layout, w, gates, bias, with_groups(h), with_groups_if_given(c), to);
   std::vector<Tensor> results{reshaped(to.y, {layout.B, w.H})};
@@ -212,19 +222,16 @@ std::vector<Tensor> recurrence_bptt(
   const auto by_groups = [&](const Tensor& t) { return w_ih ? groups_split(t, w.G) : t; };
   const Tensor y = by_groups(with_dense_rows(y_given));
   const Layout layout(y, "y", direction, batch_first, batch_sizes);
-  check("y", y, layout.shape(w.P), w.w_hh);
+  w.check_for(layout, y);
+  check("y", y, layout.shape(w.P), y);
   require(layout.T > 0 || needs <= Gradients::kInput, "y: got a sequence of 0 steps, expected at least 1");
   const Saved saved(saved_given, layout, w, y);
-  const OptionalTensor d = dy ? OptionalTensor(by_groups(with_dense_rows(*dy))) : std::nullopt;
-  const OptionalTensor d_c = dense_if_given(dc), d_h_n = dense_if_given(dh_n), d_c_n = dense_if_given(dc_n);
-  const OptionalTensor h = dense_if_given(h0), c = dense_if_given(c0);
   const Shape h_shape{layout.G, layout.B, w.P}, c_shape{layout.G, layout.B, w.H};
-  if (d) check("dy", *d, layout.shape(w.P), y);
-  if (d_h_n) check("dh_n", *d_h_n, h_shape, y);
-  if (h) check("h0", *h, h_shape, y);
-  if (d_c_n) check("dc_n", *d_c_n, c_shape, y);
-  if (d_c) check("dc", *d_c, layout.shape(w.H), y);
-  if (c) check("c0", *c, c_shape, y);
+  const OptionalTensor d_split = dy ? OptionalTensor(by_groups(with_dense_rows(*dy))) : std::nullopt;
+  const OptionalTensor d = checked("dy", d_split, layout.shape(w.P), y),
+                       d_c = checked("dc", dc, layout.shape(w.H), y),
+                       d_h_n = checked("dh_n", dh_n, h_shape, y), d_c_n = checked("dc_n", dc_n, c_shape, y),
+                       h = checked("h0", h0, h_shape, y), c = checked("c0", c0, c_shape, y);
 
   const auto array = [&](bool wanted, const Shape& shape) {
     return wanted ? OptionalTensor(empty_contiguous(shape, y)) : std::nullopt;

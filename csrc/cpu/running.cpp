@@ -54,9 +54,9 @@ void wish_plan(const std::optional<std::string>& schedule, const std::optional<s
 Plan run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const Plan& plan) {
   switch (cell) {
     case Cell::lstm:
-      return run_lstm(r, cell, pass, dtype, plan);
+      return run_lstm(r, pass, dtype, plan);
     case Cell::gru:
-      return run_gru(r, cell, pass, dtype, plan);
+      return run_gru(r, pass, dtype, plan);
     case Cell::elman_tanh:
     case Cell::elman_relu:
       break;
