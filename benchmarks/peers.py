@@ -45,8 +45,10 @@ def onnxruntime_forward(layer: nn.RNNBase, x: Tensor) -> Callable[[], None]:
     """A call of ONNX Runtime's operator on x, by io-binding, which is faster than ``session.run``.
 
     The input is x's own memory; the outputs are allocated by the first call and written again by every other. It
-    has as many threads as torch, and they spin for tens of milliseconds after a call, ONNX Runtime's default,
-    which slows whatever is timed next with more than one thread.
+    has as many threads as torch, and they spin for 40 ms after a call, which slows whatever is timed next with
+    more than one thread. That default is the best for it: with ``session.intra_op.allow_spinning`` 0, on two
+    cores, an LSTM of T100 B1 H256 took 1.6 ms in place of 1.0, an RNN of T100 B32 H128 8.1 in place of 6.6, one of
+    T1000 B8 H128 26 in place of 18; an LSTM and a GRU of T100 B32 H128 took as long as before.
     """
     import onnxruntime
 

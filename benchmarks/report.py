@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 PEER = "torch.nn"  # the ratios in the picture are of its times
 PICTURED = ("forward", "training")
+UNTIMED = ("memory",)  # of these tests only the figures count
 
 
 def geometric_mean(values: list[float]) -> float:
@@ -48,19 +49,25 @@ def read(path: Path) -> dict[str, Any]:
         run = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         sys.exit(f"report.py: cannot read {path}: {error}")
-    if not any("peers" in b.get("extra_info", {}) for b in run.get("benchmarks", [])):
-        sys.exit(f"report.py: {path} holds no benchmark with peers; expected what pytest --benchmark-json writes")
+    if not any(b.get("extra_info") for b in run.get("benchmarks", [])):
+        sys.exit(f"report.py: {path} holds no benchmark of these; expected what pytest --benchmark-json writes")
     return run
+
+
+def test_and_case(name: str) -> tuple[str, str]:
+    """A benchmark's table and row: "test_forward[LSTM-T1_B1_H128]" is in "forward LSTM" the row "T1_B1_H128"."""
+    test, _, parameters = name.removeprefix("test_").removesuffix("]").partition("[")
+    kind, _, case = parameters.rpartition("-")
+    return f"{test} {kind}".strip(), case
 
 
 def results_by_test(run: dict[str, Any]) -> dict[str, list[Result]]:
     tests: dict[str, list[Result]] = {}
     for b in run["benchmarks"]:
-        test, _, case = b["name"].partition("[")
+        test, case = test_and_case(b["name"])
         info = b["extra_info"]
         peers = {name: peer["median"] for name, peer in info.get("peers", {}).items()}
-        result = Result(case.removesuffix("]"), b["stats"]["median"], peers, figures(info))
-        tests.setdefault(test.removeprefix("test_"), []).append(result)
+        tests.setdefault(test, []).append(Result(case, b["stats"]["median"], peers, figures(info)))
     return tests
 
 
@@ -72,19 +79,23 @@ def columns(rows: list[dict[str, Any]]) -> list[str]:
 def machine(run: dict[str, Any]) -> str:
     info = run["machine_info"]
     built = info["rnnfast"]
+    peers = "".join(f", {name} {version}" for name, version in info.get("peers", {}).items())
+    libraries = f"torch {info['torch']}{peers}, Python {info['python_version']}"
     return (
         f"{info['cpu'].get('brand_raw', info['machine'])}, {info['threads']} threads; rnnfast {built['version']} "
-        f"({built['isa_in_use']}), torch {info['torch']}, Python {info['python_version']}; {run['datetime'][:10]}"
+        f"({built['isa_in_use']}), {libraries}; {run['datetime'][:10]}"
     )
 
 
 def table(test: str, results: list[Result]) -> list[str]:
     """Markdown: medians in ms and ratios of medians, in which more than 1 means that rnnfast is faster."""
+    timed = test.split()[0] not in UNTIMED
     peers, more = columns([r.peers for r in results]), columns([r.figures for r in results])
-    heads = [f"{test.replace('_', ' ')}, ms", "rnnfast", *(h for p in peers for h in (p, "ratio")), *more]
+    name, times = test.replace("_", " "), [h for p in peers for h in (p, "ratio")]
+    heads = [f"{name}, ms", "rnnfast", *times, *more] if timed else [name, *more]
     lines = [heads, ["---"] * len(heads)]
     for r in results:
-        cells = [r.case.replace("_", " "), number(r.ours)]
+        cells = [r.case.replace("_", " "), *([number(r.ours)] if timed else [])]
         for p in peers:
             cells += [number(r.peers[p]), f"**{r.peers[p] / r.ours:.2f}**"] if p in r.peers else ["", ""]
         lines.append(cells + [r.figures.get(name, "") for name in more])
@@ -107,14 +118,18 @@ def tables(run: dict[str, Any]) -> str:
 
 def draw(run: dict[str, Any], path: Path) -> bool:
     """One panel for each of the main tests: how many times faster than torch.nn, by shape. False: none ran."""
-    tests = {test: results for test, results in results_by_test(run).items() if test in PICTURED}
+    tests = {test: results for test, results in results_by_test(run).items() if test.split()[0] in PICTURED}
     if not tests:
         return False
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.5 * len(tests), 5.2), layout="constrained")
-    panels = figure.subplots(1, len(tests), squeeze=False, sharey=True)[0]
-    for panel, (test, results) in zip(panels, tests.items(), strict=True):
+    columns = min(3, len(tests))
+    lines = -(-len(tests) // columns)
+    figure = Figure(figsize=(5.5 * columns, 4.6 * lines + 0.6), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False, sharey=True).flatten()
+    for panel in panels[len(tests) :]:
+        panel.remove()
+    for panel, (test, results) in zip(panels, tests.items(), strict=False):
         bars = panel.barh(range(len(results)), [r.peers[PEER] / r.ours for r in results], 0.8)
         panel.bar_label(bars, fmt=" %.2f", fontsize=8)
         panel.margins(x=0.15)

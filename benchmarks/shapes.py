@@ -1,4 +1,4 @@
-"""What is measured: the shapes, and a layer of each library with the same weights and input."""
+"""What is measured: kinds of layer, shapes, and a layer of each library with the same weights and input."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import rnnfast
 
+KINDS = ["RNN", "LSTM", "GRU"]
 # (T steps, B rows of the batch, H units); the input is as wide as the layer.
 SHAPES = [
     (1, 1, 128),
@@ -42,8 +43,8 @@ class Row:
     I: int | None = None  # noqa: E741
     options: dict[str, Any] = field(default_factory=dict)
 
-    def pair(self) -> Pair:
-        return Pair.of(self.T, self.B, self.H, self.I, **self.options)
+    def pair(self, kind: str) -> Pair:
+        return Pair.of(kind, self.T, self.B, self.H, self.I, **self.options)
 
 
 MORE_ROWS = [
@@ -73,10 +74,10 @@ class Pair:
     dy: Tensor
 
     @classmethod
-    def of(cls, T: int, B: int, H: int, I: int | None = None, **options: Any) -> Pair:  # noqa: E741
+    def of(cls, kind: str, T: int, B: int, H: int, I: int | None = None, **options: Any) -> Pair:  # noqa: E741
         I = H if I is None else I  # noqa: E741
-        peer = nn.RNN(I, H, **options)
-        ours = rnnfast.RNN(I, H, **options)
+        peer = getattr(nn, kind)(I, H, **options)
+        ours = getattr(rnnfast, kind)(I, H, **options)
         ours.load_state_dict(peer.state_dict())
         x = torch.randn(B, T, I) if options.get("batch_first") else torch.randn(T, B, I)
         with torch.no_grad():

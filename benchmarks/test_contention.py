@@ -35,13 +35,13 @@ def busy_process():
 @some_shapes
 def test_twice_the_threads_forward(in_turn, threads, shape):
     threads(2 * os.cpu_count())
-    in_turn(*Pair.of(*shape).calls(forward))
+    in_turn(*Pair.of("RNN", *shape).calls(forward))
 
 
 @some_shapes
 def test_twice_the_threads_training(in_turn, threads, shape):
     threads(2 * os.cpu_count())
-    in_turn(*Pair.of(*shape).calls(training))
+    in_turn(*Pair.of("RNN", *shape).calls(training))
 
 
 def p95(times):
@@ -50,7 +50,7 @@ def p95(times):
 
 def beside_another(benchmark, in_turn, block, threads, shape, function):
     """In turn with torch.nn; then how bad the slow rounds are, beside the slow ones of one thread alone."""
-    ours, peers = Pair.of(*shape).calls(function)
+    ours, peers = Pair.of("RNN", *shape).calls(function)
     times = in_turn(ours, peers, share=0.5)
     if not times:
         return

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from shapes import MORE_ROWS, SHAPES, Pair, forward, forward_grad, inference, shape_id
+from shapes import KINDS, MORE_ROWS, SHAPES, Pair, forward, forward_grad, inference, shape_id
 
 COMPILE = os.environ.get("RNNFAST_BENCH_COMPILE") == "1"
 # torch.compile unrolls the loop over time: 50 steps take most of a minute.
@@ -14,7 +14,7 @@ LONGEST_COMPILED = 100
 
 def compiled(pair, notes):
     """{"nn compiled": call}, or nothing where it does not compile, with a note that says why."""
-    name = f"nn compiled, input {tuple(pair.x.shape)}"
+    name = f"nn {type(pair.peer).__name__} compiled, input {tuple(pair.x.shape)}"
     if len(pair.x) > LONGEST_COMPILED:
         notes.append(f"{name}: left out, more than {LONGEST_COMPILED} steps")
         return {}
@@ -38,8 +38,9 @@ def compiled(pair, notes):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=shape_id)
-def test_forward(in_turn, notes, shape):
-    pair = Pair.of(*shape)
+@pytest.mark.parametrize("kind", KINDS)
+def test_forward(in_turn, notes, kind, shape):
+    pair = Pair.of(kind, *shape)
     ours, peers = pair.calls(forward)
     peers["nn inference_mode"] = lambda: inference(pair.peer, pair)
     if COMPILE:
@@ -48,10 +49,12 @@ def test_forward(in_turn, notes, shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=shape_id)
-def test_forward_grad(in_turn, shape):
-    in_turn(*Pair.of(*shape).calls(forward_grad))
+@pytest.mark.parametrize("kind", KINDS)
+def test_forward_grad(in_turn, kind, shape):
+    in_turn(*Pair.of(kind, *shape).calls(forward_grad))
 
 
 @pytest.mark.parametrize("row", MORE_ROWS, ids=lambda row: row.id)
-def test_forward_more(in_turn, row):
-    in_turn(*row.pair().calls(forward))
+@pytest.mark.parametrize("kind", KINDS)
+def test_forward_more(in_turn, kind, row):
+    in_turn(*row.pair(kind).calls(forward))

@@ -20,7 +20,8 @@ PROBLEMS = problems(
         (1000, 8, 128, 1),
         (100, 1, 1024, 1),
         (100, 64, 256, 1),
-    ]
+    ],
+    ("elman_tanh", "lstm", "gru"),
 )
 WISHES = list(
     itertools.product(("batch_split", "unit_split"), ("packed", "in_place"), sorted({1, torch.get_num_threads()}))

@@ -25,7 +25,8 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "plan",
       [](const std::string& cell, int64_t T, int64_t B, int64_t H, int64_t G, const std::string& dtype,
-         const std::string& isa, int threads, int processors, const std::string& pass, bool initial) {
+         const std::string& isa, int threads, int processors, const std::string& pass, bool initial,
+         int64_t I, int64_t P) {
         Problem problem;
         problem.cell = cell_from_name(cell);
         problem.pass = pass_from_name(pass);
@@ -35,11 +36,12 @@ PYBIND11_MODULE(_C, m) {
         problem.threads = threads;
         problem.processors = processors;
         problem.initial = initial;
+        problem.I = I, problem.P = P;
         return plan(problem);
       },
       py::arg("cell"), py::arg("T"), py::arg("B"), py::arg("H"), py::arg("G") = 1,
       py::arg("dtype") = "float32", py::kw_only(), py::arg("isa"), py::arg("threads"), py::arg("processors"),
-      py::arg("pass_") = "forward", py::arg("initial") = false,
+      py::arg("pass_") = "forward", py::arg("initial") = false, py::arg("I") = 0, py::arg("P") = 0,
       "The plan for a recurrence on a CPU with the given instruction set and number of threads.");
 
   m.def(

@@ -12,23 +12,23 @@
 STABLE_TORCH_LIBRARY(rnnfast, m) {
   // A layer. With w_ih, (G K, I), input is (T, B, I) and so on, and y (T, B, G P). Without, input is
   // projected already, (T, B, G, K), and y is (T, B, G, P). w_hh (G, K, P), or (K, P) where G is 1; w_hr (G,
-  // P, H) or (P, H); biases of G K values; h0 (G, B, P), c0 (G, B, H), absent: zero. onednn: whether large
-  // products may go to oneDNN. Returns y, h_n (G, B, P), for an LSTM c_n (G, B, H); with `saves` also what
-  // BPTT needs, in this order: activations (T, B, G, K), c (T, B, G, H) for an LSTM, activations and W_hn h +
-  // b_hn (T, B, G, H) for a GRU, o tanh(c) (T, B, G, H) with w_hr.
+  // P, H) or (P, H); biases of G K values; h0 (G, B, P), c0 (G, B, H), absent: zero. Returns y, h_n (G, B,
+  // P), for an LSTM c_n (G, B, H); with `saves` also what BPTT needs, in this order: activations (T, B, G,
+  // K), c (T, B, G, H) for an LSTM, activations and W_hn h + b_hn (T, B, G, H) for a GRU, o tanh(c) (T, B, G,
+  // H) with w_hr.
   m.def(
       "recurrence(Tensor input, Tensor? w_ih, Tensor w_hh, Tensor? w_hr, Tensor? b_ih, Tensor? b_hh, "
       "Tensor? h0, Tensor? c0, str cell, int direction=0, bool batch_first=False, Tensor? batch_sizes=None, "
-      "bool saves=False, bool onednn=False, *, Tensor? reset=None, int? seed=None, str? precision=None) "
+      "bool saves=False, *, Tensor? reset=None, int? seed=None, str? precision=None) "
       "-> Tensor[]");
-  // Its adjoint. dy, dh_n and dc_n like y, h_n and c_n, dc (T, B, G, H) for every cell state, each absent
-  // where zero; saved: what recurrence returned beyond its results; input may be absent where w_ih is.
-  // Returns the gradients for input, w_ih, w_hh, w_hr, b_ih, b_hh, h0 and c0; those not in `needs` are empty
-  // (needs: a sum of 1, 2, 4, ... in this order).
+  // Its adjoint. dy, dh_n and dc_n like y, h_n and c_n, dc
+  // (T, B, G, H) for every cell state, each absent where zero; saved: what recurrence returned beyond its
+  // results; input may be absent where w_ih is. Returns the gradients for input, w_ih, w_hh, w_hr, b_ih,
+  // b_hh, h0 and c0; those not in `needs` are empty (needs: a sum of 1, 2, 4, ... in this order).
   m.def(
       "recurrence_bptt(Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor? dc, Tensor? input, Tensor? w_ih, "
       "Tensor w_hh, Tensor? w_hr, Tensor? h0, Tensor? c0, Tensor y, Tensor[] saved, str cell, int direction, "
-      "bool batch_first, Tensor? batch_sizes, int needs, bool onednn=False, *, Tensor? reset=None, "
+      "bool batch_first, Tensor? batch_sizes, int needs, *, Tensor? reset=None, "
       "int? seed=None, float? clip=None, Tensor(a!)? norms=None, str? precision=None) -> Tensor[]");
   // One step: input (B, I), h (B, H), c (B, H) for an LSTM, w_ih (K, I), w_hh (K, H), biases (K). Returns h,
   // and c for an LSTM.
@@ -36,6 +36,15 @@ STABLE_TORCH_LIBRARY(rnnfast, m) {
       "cell(Tensor input, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor h, Tensor? c, str "
       "cell) "
       "-> Tensor[]");
+  // A layer for inference with weights of 8 bits: of each matrix the weights, int8 (G, ceil(units / 16),
+  // ceil(columns / 2), gates, 16, 2), and their scales, float32 (G, ceil(units / 16), gates, 16), as
+  // csrc/cpu/int8.h has them; all else is float32. Returns y, h_n, for an LSTM
+  // c_n.
+  m.def(
+      "recurrence_int8(Tensor input, Tensor[] w_ih, Tensor[] w_hh, Tensor[] w_hr, Tensor? b_ih, Tensor? "
+      "b_hh, "
+      "Tensor? h0, Tensor? c0, str cell, int H, int P, int direction=0, bool batch_first=False, "
+      "Tensor? batch_sizes=None) -> Tensor[]");
   // The plan that the calling thread's latest rnnfast operator ran by; empty before the first.
   m.def("last_plan() -> str");
   // What the calling thread's further operators are run by, in place of the planner's choice; None: its

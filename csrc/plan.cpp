@@ -36,14 +36,14 @@ double pointwise(Cell cell, Pass pass) {
   const bool forward = pass == Pass::forward;
   switch (cell) {
     case Cell::lstm:
-      return forward ? 120 : 60;
+      return forward ? 150 : 85;
     case Cell::gru:
-      return forward ? 80 : 50;
+      return forward ? 105 : 60;
     case Cell::elman_tanh:
     case Cell::elman_relu:
       break;
   }
-  return 28;
+  return forward ? 30 : 14;
 }
 
 // Without FMA, a multiplication and an addition.
@@ -105,6 +105,8 @@ class Planner {
     return result;
   }
 
+  int weight_bytes() const { return p_.int8 ? 1 : storage_bytes(p_.dtype); }
+
   int64_t panels(const PhaseSize& phase) const {
     const int blocks = tile_for(p_.isa, phase.columns).vectors / phase.columns;
     return std::max<int64_t>(1, ceil_div(phase.units, blocks * lanes_));
@@ -119,10 +121,11 @@ class Planner {
   Choice choose() const {
     // Whatever the number of threads: in place, sums are formed in another order.
     Choice best;
-    best.weights = p_.wishes.weights.value_or(seconds({1, 1, WeightLayout::in_place}) <
-                                                      seconds({1, 1, WeightLayout::packed})
-                                                  ? WeightLayout::in_place
-                                                  : WeightLayout::packed);
+    best.weights = p_.int8 ? WeightLayout::packed
+                           : p_.wishes.weights.value_or(seconds({1, 1, WeightLayout::in_place}) <
+                                                                seconds({1, 1, WeightLayout::packed})
+                                                            ? WeightLayout::in_place
+                                                            : WeightLayout::packed);
     const Wishes& wishes = p_.wishes;
     const int most =
         std::max(1, wishes.workers.value_or(p_.crowded ? 1 : std::min(p_.threads, p_.processors)));
@@ -152,19 +155,28 @@ class Planner {
   double seconds(const Choice& c) const {
     const bool initial = p_.pass == Pass::forward && p_.initial;
     const double T = static_cast<double>(p_.T);
-    double total = c.workers() > 1 ? core::kTeam : 0;
+    double total = (c.workers() > 1 ? core::kTeam : 0) + projection_seconds(c);
     for (const PhaseSize& phase : phases_) {
       // Steps with a matrix product: only the first phase may meet rows that have nothing to multiply.
       const double multiplied = T - (initial || &phase != &phases_[0] ? 0 : 1);
-      total += multiplied * matrix_seconds(phase, c) + T * (step_seconds(phase, c) + round_seconds(phase, c));
-      if (c.weights == WeightLayout::packed && multiplied > 0) {
-        const double packed =
-            static_cast<double>(p_.G * phase.units * phase.columns * phase.K) * storage_bytes(p_.dtype);
-        const bool transposes = p_.pass == Pass::forward;
-        total += packed / (transposes ? core::kTransposeRate : core::kCopyRate) / c.workers();
-      }
+      total += multiplied * matrix_seconds(phase, rows_of(c), c) +
+               T * (step_seconds(phase, c) + round_seconds(phase, c));
+      if (multiplied > 0) total += packing_seconds(phase, c);
     }
     return total;
+  }
+
+  double packing_seconds(const PhaseSize& phase, const Choice& c) const {
+    if (c.weights != WeightLayout::packed || p_.int8) return 0;
+    const double bytes = static_cast<double>(p_.G * phase.units * phase.columns * phase.K) * weight_bytes();
+    return bytes / (p_.pass == Pass::forward ? core::kTransposeRate : core::kCopyRate) / c.workers();
+  }
+
+  // The input's product, of all steps together.
+  double projection_seconds(const Choice& c) const {
+    if (p_.I == 0 || p_.T == 0) return 0;
+    const PhaseSize input{phases_[0].columns, phases_[0].units, p_.I};
+    return matrix_seconds(input, rows_of(c) * static_cast<double>(p_.T), c) + packing_seconds(input, c);
   }
 
   double rows_of(const Choice& c) const { return static_cast<double>(ceil_div(rows_, c.shares)); }
@@ -178,9 +190,10 @@ class Planner {
                     std::ceil(static_cast<double>(phase.units) / lanes_) * phase.columns);
   }
 
-  double matrix_seconds(const PhaseSize& phase, const Choice& c) const {
+  // Of so many rows at a time.
+  double matrix_seconds(const PhaseSize& phase, double rows, const Choice& c) const {
     const bool in_place = c.weights == WeightLayout::in_place;
-    const double K = static_cast<double>(phase.K), rows = rows_of(c), vectors = vectors_of(phase, c);
+    const double K = static_cast<double>(phase.K), vectors = vectors_of(phase, c);
     double cycles =
         K * std::max(rows * vectors / core::fmas_per_cycle(p_.isa),
                      panels_of(phase, c) * std::ceil(rows / tile_for(p_.isa, phase.columns).rows) *
@@ -190,7 +203,7 @@ class Planner {
       cycles = vectors * rows * (dots + core::kLaneSums);
     }
     const double groups = std::ceil(static_cast<double>(p_.G) / c.shares);
-    const double bytes = groups * vectors * lanes_ * K * storage_bytes(p_.dtype);
+    const double bytes = groups * vectors * lanes_ * K * weight_bytes();
     const double rate = bytes <= core::kL1   ? core::kL1Rate
                         : bytes <= core::kL2 ? core::kL2Rate
                                              : core::kL3Rate;

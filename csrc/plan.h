@@ -61,9 +61,11 @@ struct Problem {
   Cell cell = Cell::elman_tanh;
   Pass pass = Pass::forward;
   int64_t T = 1, B = 1, H = 1, G = 1;
+  int64_t I = 0;        // units of the input that the pass projects itself; 0: it is projected already
   int64_t P = 0;        // units of the state where a projection makes it differ from H
   bool initial = true;  // whether the first step multiplies: there is an initial state
   Dtype dtype = Dtype::f32;
+  bool int8 = false;  // weights of 8 bits, which need no rearranging
   Isa isa = Isa::baseline;
   int threads = 1;
   int processors = 1 << 20;  // threads beyond these would only take turns

@@ -14,9 +14,9 @@ constexpr bool is_reversed(Direction direction, int64_t group) {
   return direction == Direction::reverse || (direction == Direction::bidirectional && group % 2 == 1);
 }
 
-constexpr int kMaxStreams = 9;
+constexpr int kMaxStreams = 10;
 constexpr int kMaxEnds = 6;
-constexpr int kMaxMatrices = 2;
+constexpr int kMaxMatrices = 3;
 constexpr int kMaxVectors = 4;
 constexpr int kMaxUnitSets = 2;
 
@@ -34,11 +34,12 @@ struct End {
 };
 
 // A weight matrix of each group, `rows` x `columns`, as torch keeps it: (gates * units, units of the
-// operand).
+// operand). With scales, of 8 bits, groups one behind the other as cpu/int8.h has them.
 struct Matrix {
   const void* data = nullptr;
   int64_t group = 0, row = 0;
   int64_t rows = 0, columns = 0;
+  const float* scales = nullptr;
 };
 
 // One value for every (group, gate, unit), gates one behind the other: a bias, a gain.

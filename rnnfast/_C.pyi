@@ -27,5 +27,7 @@ def plan(
     processors: int,
     pass_: str = "forward",
     initial: bool = False,
+    I: int = 0,
+    P: int = 0,
 ) -> Plan: ...
 def build_info() -> dict[str, str | bool]: ...

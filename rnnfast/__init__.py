@@ -5,6 +5,7 @@ from ._library import build_info, forced_plan, plan
 from ._version import __version__
 from .convert import convert, revert
 from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from .quantized import quantize_weights
 
 __all__ = [
     "GRU",
@@ -19,6 +20,7 @@ __all__ = [
     "forced_plan",
     "functional",
     "plan",
+    "quantize_weights",
     "reference",
     "revert",
 ]

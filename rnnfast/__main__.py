@@ -12,7 +12,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="rnnfast", description="Programs built on rnnfast's layers.")
     commands = parser.add_subparsers(dest="command", required=True)
-    about = "train a character model with torch.nn.RNN and with rnnfast.RNN and compare"
+    about = "train a character model with a layer of torch.nn and with rnnfast's and compare"
     demo.add_arguments(commands.add_parser("demo", help=about, description=about))
     options = parser.parse_args(arguments)
     try:

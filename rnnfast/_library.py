@@ -122,6 +122,8 @@ def plan(
     isa: str | None = None,
     pass_: str = "forward",
     initial: bool = False,
+    I: int = 0,  # noqa: E741
+    P: int = 0,
 ) -> Plan | FallbackPlan:
     """How a recurrence would be run, and why.
 
@@ -134,6 +136,8 @@ def plan(
         isa: ``"baseline"``, ``"avx2"`` or ``"avx512"``; by default the one in use.
         pass_: ``"forward"`` or ``"bptt"``.
         initial: whether there is an initial state, so that the first step has a matrix product.
+        I: units of the input, if the pass projects it, as a layer's forward does.
+        P: units of the state, if a projection makes them differ from H.
 
     Returns:
         An object with
@@ -167,6 +171,8 @@ def plan(
         processors=_processors() if threads is None else threads,
         pass_=pass_,
         initial=initial,
+        I=I,
+        P=P,
     )
 
 

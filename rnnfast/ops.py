@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from . import _library, gemm, reference
+from . import _library, reference
 
 # The first arguments of `recurrence`, in this order, may have gradients.
 TENSORS = ("input", "w_ih", "w_hh", "w_hr", "b_ih", "b_hh", "h0", "c0")
@@ -48,7 +48,7 @@ def recurrence(
         return _reference(*args)[: _results(cell, states)]
     if _is_recorded(w_hh, input, w_ih, b_ih, b_hh, h0, c0, w_hr):
         return _apply(_Recurrence, *args, states)
-    results = _op(*args, states, gemm.onednn())
+    results = _op(*args, states)
     return [*results[:3], results[4]] if states else results
 
 
@@ -144,7 +144,7 @@ class _Recurrence(Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
         *inputs, cell, direction, batch_first, batch_sizes, states = args
-        results = _op(*args[:-1], True, gemm.onednn())
+        results = _op(*args[:-1], True)
         count = _results(cell, False)
         ctx.options = (cell, direction, batch_first)
         ctx.set_materialize_grads(False)
@@ -178,7 +178,6 @@ class _Recurrence(Function):
             *ctx.options,
             batch_sizes,
             wanted,
-            gemm.onednn(),
         )
         each = [d if needed else None for d, needed in zip(gradients, needs, strict=False)]
         for i, bias in ((4, b_ih), (5, b_hh)):
@@ -247,6 +246,27 @@ def _register_fakes() -> None:
             shapes += [(*lead, G, K)] * saves
         if saves and (cell == "gru" or w_hr is not None):
             shapes += [(*lead, G, H)]
+        return [input.new_empty(shape) for shape in shapes]
+
+    @torch.library.register_fake("rnnfast::recurrence_int8")
+    def fake_recurrence_int8(
+        input: Tensor,
+        w_ih: list[Tensor],
+        w_hh: list[Tensor],
+        w_hr: list[Tensor],
+        b_ih: Tensor | None,
+        b_hh: Tensor | None,
+        h0: Tensor | None,
+        c0: Tensor | None,
+        cell: str,
+        H: int,
+        P: int,
+        direction: int = 0,
+        batch_first: bool = False,
+        batch_sizes: Tensor | None = None,
+    ) -> list[Tensor]:
+        G, B = w_hh[0].size(0), rows_of_batch(input, h0, batch_first, batch_sizes)
+        shapes = [(*input.shape[:-1], G * P), (G, B, P), *([(G, B, H)] if cell == "lstm" else [])]
         return [input.new_empty(shape) for shape in shapes]
 
     @torch.library.register_fake("rnnfast::recurrence_bptt")

@@ -18,21 +18,25 @@ ROWS = [
     "test_contention.py::test_beside_another_training[T1_B1_H128]",
     "test_contention.py::test_twice_the_threads_forward[T50_B32_H32]",
     "test_contention.py::test_twice_the_threads_training[T50_B32_H32]",
-    "test_forward.py::test_forward[T1_B1_H128]",
-    "test_forward.py::test_forward[T50_B32_H32]",
-    "test_forward.py::test_forward_grad[T50_B32_H32]",
-    "test_forward.py::test_forward_more[T50_B32_H128_batch_first]",
-    "test_forward.py::test_forward_more[time_series_T12_B64_H4_I1]",
-    "test_latency.py::test_latency_layer[hx]",
-    "test_latency.py::test_latency_cell[B1_H64]",
-    "test_latency.py::test_latency_cell_training[B1_H64]",
+    "test_forward.py::test_forward[RNN-T1_B1_H128]",
+    "test_forward.py::test_forward[RNN-T50_B32_H32]",
+    "test_forward.py::test_forward_grad[GRU-T50_B32_H32]",
+    "test_forward.py::test_forward_more[RNN-T50_B32_H128_batch_first]",
+    "test_forward.py::test_forward_more[LSTM-time_series_T12_B64_H4_I1]",
+    "test_latency.py::test_latency_layer[LSTM-hx]",
+    "test_latency.py::test_latency_cell[GRUCell-B1_H64]",
+    "test_latency.py::test_latency_cell_training[LSTMCell-B1_H64]",
+    "test_memory.py::test_memory[LSTM-T100_B32_H128]",
+    "test_packed.py::test_packed[GRU-T200_B32_H128]",
+    "test_peers.py::test_peers_forward[GRU-T50_B32_H32]",
+    "test_peers.py::test_peers_training[LSTM-T50_B32_H32]",
     "test_plans.py::test_plans[T1_B1_H128_forward]",
     "test_plans.py::test_plans[T20_B1_H512_G2_bptt]",
     "test_roofline.py::test_roofline[T50_B32_H32_forward]",
     "test_roofline.py::test_roofline[T100_B1_H64_bptt]",
-    "test_training.py::test_training[T1_B1_H128]",
-    "test_training.py::test_training[T50_B32_H32]",
-    "test_training.py::test_training_more[T50_B32_H128_2_layers]",
+    "test_training.py::test_training[LSTM-T1_B1_H128]",
+    "test_training.py::test_training[LSTM-T50_B32_H32]",
+    "test_training.py::test_training_more[RNN-T50_B32_H128_2_layers]",
 ]
 
 
@@ -43,7 +47,7 @@ def run(*command, **environment):
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """A run of some rows: what it printed, its record's path, and its benchmarks by test."""
+    """A run of some rows: what it printed, its record's path, and its benchmarks by table."""
     record = tmp_path_factory.mktemp("benchmarks") / "run.json"
     rows = [BENCHMARKS / row for row in ROWS]
     options = ("-q", "-p", "no:cacheprovider", f"--benchmark-json={record}")
@@ -51,7 +55,8 @@ def measured(tmp_path_factory):
     assert result.returncode == 0, result.stdout + result.stderr
     tests = {}
     for benchmark in json.loads(record.read_text())["benchmarks"]:
-        tests.setdefault(benchmark["name"].split("[")[0], []).append(benchmark)
+        test, kind = re.match(r"test_(\w+)\[(?:(\w+)-)?", benchmark["name"]).groups(default="")
+        tests.setdefault(f"{test} {kind}".strip(), []).append(benchmark)
     return result.stdout, record, tests
 
 
@@ -74,11 +79,11 @@ def table_rows(report, head):
 
 def test_ratios(measured, report):
     output, record, tests = measured
-    assert "test_training: geometric mean x" in output
+    assert "training LSTM: geometric mean x" in output
     assert json.loads(record.read_text())["machine_info"]["threads"] == 2
     assert "2 threads; rnnfast" in report
-    for test in ("test_forward", "test_training", "test_latency_cell_training", "test_twice_the_threads_forward"):
-        head, *rows, mean = table_rows(report, test.removeprefix("test_").replace("_", " ") + ", ms")
+    for test in ("forward RNN", "training LSTM", "latency_cell_training LSTMCell", "twice_the_threads_forward"):
+        head, *rows, mean = table_rows(report, test.replace("_", " ") + ", ms")
         assert head[1:4] == ["rnnfast", "torch.nn", "ratio"]
         assert [float(row[3]) for row in rows] == pytest.approx([ratio(b) for b in tests[test]], abs=0.006)
         assert mean[0] == "geometric mean"
@@ -90,7 +95,7 @@ def test_plans(measured, report):
     assert "plans: the worst choice is" in output
     head, *rows = table_rows(report, "plans, ms")
     assert head[2:] == ["chosen", "best forced", "chosen / best"]
-    for row, benchmark in zip(rows, tests["test_plans"], strict=True):
+    for row, benchmark in zip(rows, tests["plans"], strict=True):
         info = benchmark["extra_info"]
         best = min(info["forced"], key=lambda plan: info["forced"][plan]["median"])
         assert row[3] == best
@@ -103,19 +108,56 @@ def test_roofline(measured, report):
     _, record, tests = measured
     peaks = json.loads(record.read_text())["machine_info"]["peaks"]
     assert set(peaks["flop/s"]) == set(peaks["bytes/s"]) == {"1", "2"}
-    info = tests["test_roofline"][0]["extra_info"]
+    info = tests["roofline"][0]["extra_info"]
     assert info["bound by"] == "multiply-adds", "4 KB are read from L1"
     flop = 2 * 50 * 32 * 32 * 32
-    assert info["GF/s"] == pytest.approx(flop / 1e9 / tests["test_roofline"][0]["stats"]["median"])
+    assert info["GF/s"] == pytest.approx(flop / 1e9 / tests["roofline"][0]["stats"]["median"])
     assert info["peers"]["floor"]["median"] > 0
     assert "bound by" in table_rows(report, "roofline, ms")[0]
 
 
 def test_contention(measured, report):
     for test in ("forward", "training"):
-        (benchmark,) = measured[2][f"test_beside_another_{test}"]
+        (benchmark,) = measured[2][f"beside_another_{test}"]
         assert benchmark["extra_info"]["p95_over_one_worker"] > 0
         assert table_rows(report, f"beside another {test}")[0][-1] == "p95_over_one_worker"
+
+
+def test_peers(measured, report):
+    """Those that are installed; the others are named."""
+    output, record, tests = measured
+    columns = {"forward GRU": ["ONNX Runtime", "JAX"], "training LSTM": ["JAX"]}
+    versions = json.loads(record.read_text())["machine_info"]["peers"]
+    for name in ["ONNX Runtime", "JAX"]:
+        assert (f"{name} {versions[name]}" in report) if name in versions else (f"{name}: left out" in output)
+    for test, names in columns.items():
+        installed = [name for name in names if name in versions]
+        if installed:
+            assert table_rows(report, f"peers {test}, ms")[0][4::2] == installed
+            assert set(tests[f"peers_{test}"][0]["extra_info"]["peers"]) == {"torch.nn", *installed}
+            assert all(re.search(rf"T > 1: ahead of {name} in \d of \d rows", output) for name in installed)
+
+
+def test_packed(measured):
+    (benchmark,) = measured[2]["packed GRU"]
+    info = benchmark["extra_info"]
+    assert 0.57 <= info["valid"] <= 0.65
+    padded = info["peers"]["rnnfast padded"]["median"]
+    expected = benchmark["stats"]["median"] / (info["valid"] * padded)
+    assert info["packed / (valid x padded)"] == pytest.approx(expected)
+
+
+def test_memory(measured, report):
+    output, _, tests = measured
+    if "memory LSTM" not in tests:
+        pytest.skip("/proc/self/clear_refs cannot be written")
+    info = tests["memory LSTM"][0]["extra_info"]
+    y = 4 * 100 * 32 * 128
+    for step in ("first step", "later steps"):
+        assert info[f"{step}, MB"] > y / 1e6, "the output at least"
+        assert info[f"{step} / torch.nn"] == pytest.approx(info[f"{step}, MB"] / info[f"torch.nn {step}, MB"])
+    assert "memory LSTM T100_B32_H128: first step, MB" in output
+    assert table_rows(report, "memory LSTM")[0][1] == "first step, MB", "no time"
 
 
 def test_compact(measured, report, tmp_path):
@@ -140,9 +182,9 @@ def test_spread(tmp_path):
     record = tmp_path / "spread.json"
     result = run(BENCHMARKS / "spread.py", 2, "--json", record, "-k", "T1_B1_H128")
     assert result.returncode == 0, result.stderr
-    head, *rows = table_rows(result.stdout, "training, ratios of 2 processes")
+    head, *rows = table_rows(result.stdout, "training LSTM, ratios of 2 processes")
     assert head[1:] == ["least", "median", "largest"]
-    ratios = json.loads(record.read_text())["ratios"]["training"]
+    ratios = json.loads(record.read_text())["ratios"]["training LSTM"]
     assert list(ratios) == ["T1_B1_H128", "geometric mean"]
     for row, (least, largest) in zip(rows, map(sorted, ratios.values()), strict=True):
         assert [float(row[1]), float(row[3])] == pytest.approx([least, largest], abs=0.006)
@@ -152,4 +194,4 @@ def test_a_file_that_is_no_run(tmp_path):
     (tmp_path / "a.json").write_text("{}")
     report = run(BENCHMARKS / "report.py", tmp_path / "a.json")
     assert report.returncode != 0
-    assert "holds no benchmark with peers" in report.stderr
+    assert "holds no benchmark of these" in report.stderr

@@ -21,14 +21,18 @@ def text(tmp_path):
     return path
 
 
-def test_it_trains_compares_samples_and_draws(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("options", "kind"), [((), "RNN"), (("--cell", "lstm"), "LSTM"), (("--cell", "gru"), "GRU")]
+)
+def test_it_trains_compares_samples_and_draws(options, kind, tmp_path, capsys):
     picture = tmp_path / "curves.png"
-    assert demo("--steps", 12, "--sample", 40, "--output", picture) == 0
+    assert demo(*options, "--steps", 12, "--sample", 40, "--output", picture) == 0
     out = capsys.readouterr().out
-    rows = {name: row for name, *row in re.findall(r"^(\S+RNN) +([\d.]+) +([\d.]+) +([\d,]+)$", out, re.M)}
-    first, last = [float(loss) for loss in rows["rnnfast.RNN"][:2]]
+    rows = {name: row for name, *row in re.findall(r"^(\S+\.\w+) +([\d.]+) +([\d.]+) +([\d,]+)$", out, re.M)}
+    assert set(rows) == {f"torch.nn.{kind}", f"rnnfast.{kind}"}
+    first, last = [float(loss) for loss in rows[f"rnnfast.{kind}"][:2]]
     assert last < first - 0.5
-    assert rows["torch.nn.RNN"][:2] == rows["rnnfast.RNN"][:2]
+    assert rows[f"torch.nn.{kind}"][:2] == rows[f"rnnfast.{kind}"][:2]
     assert re.search(r"ratio [\d.]+; the loss curves agree: at most \S+ apart", out)
     sample = out.split("A sample at temperature 0.8:\n")[1]
     assert len(sample) > 40
@@ -47,6 +51,7 @@ def mistakes(tmp_path):
     (tmp_path / "empty").write_text("")
     (tmp_path / "latin").write_bytes("caf\xe9 ".encode("latin-1") * 30)
     return {
+        "cell": (["--cell", "elman"], "--cell: got elman, expected one of rnn, lstm, gru"),
         "missing": (["--text", tmp_path / "none"], "--text: cannot read .*none: No such file or directory"),
         "folder": (["--text", tmp_path], "--text: cannot read .*: Is a directory"),
         "empty": (["--text", tmp_path / "empty"], "--text: .*empty has 0 characters, expected more than 51"),
@@ -61,7 +66,17 @@ def mistakes(tmp_path):
     }
 
 
-MISTAKES = ["missing", "folder", "empty", "not UTF-8", "steps", "sample", "folder of output", "kind of output"]
+MISTAKES = [
+    "cell",
+    "missing",
+    "folder",
+    "empty",
+    "not UTF-8",
+    "steps",
+    "sample",
+    "folder of output",
+    "kind of output",
+]
 
 
 @pytest.mark.parametrize("which", MISTAKES)

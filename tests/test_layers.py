@@ -133,9 +133,7 @@ def test_sixteen_bits_accumulate_in_float32(kind, dtype):
     for name in {"output", "h_n", "c_n", "x", "weight_ih_l0", "weight_hh_l0", "weight_hr_l0"} & mine.keys():
         assert mine[name].dtype == dtype
         error, peer = [(r[name].double() - exact[name]).square().mean().sqrt() for r in (mine, torchs)]
-        # Ours rounds W_ih x to bfloat16 before the recurrence; torch's LSTM here, oneDNN's, probably does not.
-        limit = 1.25 if kind == "LSTM" and dtype == torch.bfloat16 else 1.1
-        assert error <= limit * peer, f"{name}: {error:.2e}, torch {peer:.2e}"
+        assert error <= 1.1 * peer, f"{name}: {error:.2e}, torch {peer:.2e}"
 
 
 def test_state_dict_goes_both_ways(kind):

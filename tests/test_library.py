@@ -61,6 +61,7 @@ def test_each_instruction_set(capability, isa):
         "no:cacheprovider",
         str(TESTS / "test_recurrence.py"),
         str(TESTS / "test_math.py"),
+        str(TESTS / "test_quantized.py"),
     ]
     result = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]

@@ -16,6 +16,11 @@
 //   kOperand      index into kOperands
 //   kSameStep     the operand was put by an earlier phase of this step, not by the step before
 //   kStatistics   row sums that the phase leaves for the next phase
+//   kPairs        `run` may be given two vectors of units at a time, which hides the latencies of long
+//   chains;
+//                 of a Value it then uses no more than + - * and the accessor's functions
+//   kAhead        {stream, input, matrix}: where the stream is absent it is the matrix times the input, with
+//                 as many columns as the phase's own matrix; schedules compute it some steps ahead
 //   run(At&)      the arithmetic, through the accessor below
 //
 // The same text of `run` serves a scalar, a SIMD vector and a CUDA thread: At::Value says which. Indices
@@ -56,14 +61,21 @@ struct Operand {
   int initial = -1;  // index into Recurrence::ends of what rows enter with; -1: nothing, which reads as zero
 };
 
+// Of a phase: the places of a stream, and of the stream and the matrix whose product it may be.
+struct Ahead {
+  int stream = -1, input = -1, matrix = -1;
+};
+
 // The arrays of a layer, in the same places for every cell; a cell uses those it has. K = gates * H.
 struct ForwardPlaces {
-  // kGates: W_ih x + b, (K). kActivations, kC, kInner: what BPTT needs, absent if it will not come: the gates
-  // after their nonlinearities, the cell state, and what is neither (a cell says what).
-  enum Streams { kGates, kY, kActivations, kC, kInner };
+  // kGates: W_ih x, (K); where it is absent, kInput is x, (I). kActivations, kC, kInner: what BPTT needs,
+  // absent if it will not come: the gates after their nonlinearities, the cell state, and what is neither (a
+  // cell says what).
+  enum Streams { kGates, kY, kActivations, kC, kInner, kInput };
   enum Ends { kH0, kHN, kC0, kCN };
-  enum Matrices { kWhh, kWhr };
+  enum Matrices { kWhh, kWhr, kWih };
   enum Vectors { kBias };
+  static constexpr Ahead kProjection{kGates, kInput, kWih};
 };
 struct AdjointPlaces {
   // kDGates: of the loss for W_ih x. kDInner: for W_hh h where that differs. kDh: for each state, all told.
@@ -76,7 +88,8 @@ struct AdjointPlaces {
 // Defaults that most phases share.
 struct Phase {
   static constexpr int kUnits = 0, kColumns = 1, kMatrix = 0, kOperand = 0, kStatistics = 0;
-  static constexpr bool kTransposed = false, kSameStep = false;
+  static constexpr bool kTransposed = false, kSameStep = false, kPairs = false;
+  static constexpr Ahead kAhead{};
 };
 
 template <class... P>

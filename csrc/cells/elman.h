@@ -38,6 +38,7 @@ struct Elman {
     static constexpr int kCarries = 0;
 
     struct Step : Phase {
+      static constexpr Ahead kAhead = kProjection;
       template <class At>
       static RNNFAST_INLINE void run(At& at) {
         const auto pre = at.matrix(0) + at.load(kGates) + at.vector(kBias);

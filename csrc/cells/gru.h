@@ -19,6 +19,8 @@ struct Gru {
 
     struct Step : Phase {
       static constexpr int kColumns = 3;
+      static constexpr bool kPairs = true;
+      static constexpr Ahead kAhead = kProjection;
       template <class At>
       static RNNFAST_INLINE void run(At& at) {
         const auto from_input = [&](int gate) { return at.load(kGates, gate) + at.vector(kBias, gate); };

@@ -59,6 +59,8 @@ struct Lstm {
 
     struct Step : Phase {
       static constexpr int kColumns = 4;
+      static constexpr bool kPairs = true;
+      static constexpr Ahead kAhead = kProjection;
       template <class At>
       static RNNFAST_INLINE void run(At& at) {
         const auto h = at.store(kY, step(at));
@@ -94,6 +96,8 @@ struct ProjectedLstm {
 
     struct Step : Phase {
       static constexpr int kColumns = 4;
+      static constexpr bool kPairs = true;
+      static constexpr Ahead kAhead = kProjection;
       template <class At>
       static RNNFAST_INLINE void run(At& at) {
         at.put(1, at.store(kInner, Lstm::step(at)));

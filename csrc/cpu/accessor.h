@@ -10,6 +10,18 @@
 
 namespace rnnfast {
 
+// What a phase has computed ahead (ahead.h), for a chunk of steps: results by panel, and in a panel by step,
+// in order of time, and row.
+template <class S>
+struct Chunk {
+  using C = Compute<S>;
+  C* results;  // null: nothing is computed ahead
+  C* input;    // room for the chunk's input in the dtype that matrices multiply; null: it is in it already
+  int64_t steps, rows;
+  const int64_t* place;  // of a step's first row, counted from the first step of all
+  int64_t now;           // the same, counted from the chunk's first step, for the step that is being taken
+};
+
 // Rows row_begin .. row_end-1 of one group, at one step. Pointers are to the row that the batch calls 0,
 // except in buffers, whose row 0 is row_begin. Workers that share rows have a copy each, with the same
 // buffers but sums of their own.
@@ -43,11 +55,12 @@ struct Rows {
   C* partial_buffers[2];
   int64_t partial_panels;
   C* sums[kMaxStatistics];
+  Chunk<S> chunk;
 
   int64_t rows() const { return row_end - row_begin; }
 };
 
-template <class S, bool kWhole>
+template <class Phase, class S, bool kWhole>
 class Accessor {
   using C = Compute<S>;
   static constexpr int VL = kLanes<S>;
@@ -56,11 +69,13 @@ class Accessor {
   using Value = Vec<C>;
   using Scalar = C;
 
-  // `lanes` units from `unit` on, of batch row `row`; `matrix`: the phase's result for them, by gates.
-  Accessor(const Rows<S>& rows, const C* matrix, int64_t row, int64_t units, int64_t unit, int64_t panel,
-           int lanes)
+  // `lanes` units from `unit` on, of batch row `row`; `matrix`: the phase's result for them, by gates, and
+  // `ahead`: what was computed ahead, if anything.
+  Accessor(const Rows<S>& rows, const C* matrix, const C* ahead, int64_t row, int64_t units, int64_t unit,
+           int64_t panel, int lanes)
       : rows_(rows),
         matrix_(matrix),
+        ahead_(ahead),
         row_(row),
         own_row_(row - rows.row_begin),
         units_(units),
@@ -72,7 +87,10 @@ class Accessor {
 
   Value matrix(int gate) const { return rnnfast::load(matrix_ + gate * VL); }
 
-  Value load(int stream, int part = 0) const { return read(rows_.now[stream], stream, part); }
+  Value load(int stream, int part = 0) const {
+    if (stream == Phase::kAhead.stream && ahead_) return rnnfast::load(ahead_ + part * VL);
+    return read(rows_.now[stream], stream, part);
+  }
 
   Value previous(int stream, int part = 0) const {
     return entering_ ? Value{} : read(rows_.before[stream], stream, part);
@@ -166,7 +184,7 @@ class Accessor {
   C* carried(int i) const { return rows_.carries[i] + own_row_ * rows_.carry_stride + unit_; }
 
   const Rows<S>& rows_;
-  const C* matrix_;
+  const C *matrix_, *ahead_;
   int64_t row_, own_row_, units_, unit_, panel_;
   int lanes_;
   bool entering_, leaving_;

@@ -13,7 +13,7 @@ namespace rnnfast {
 // system for fresh pages each time. What is larger than kKept is given back after the call.
 class Arena {
  public:
-  static constexpr size_t kAlignment = 64, kKept = size_t{32} << 20;
+  static constexpr size_t kAlignment = 64, kKept = size_t{64} << 20;
 
   // The calling thread's, whichever cell and dtype it runs.
   static Arena& of_this_thread() {

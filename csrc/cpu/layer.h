@@ -61,13 +61,12 @@ void add_rounded(const void* a, const void* b, void* sum, int64_t size) {
   }
 }
 
-// Sums of `width` columns of rows that lie `stride` apart. Here and not in other threads as torch's, since it
-// takes less time than the products beside it; and in double, since a plain sum of many rows is less exact
-// than torch's.
+// Sums of `width` columns of rows that lie `stride` apart, in double, since a plain sum of many rows is less
+// exact than torch's.
 template <class S>
 void sum_rows(const S* data, int64_t rows, int64_t stride, int64_t width, S* sum) {
   constexpr int64_t kBlock = 64;
-  for (int64_t first = 0; first < width; first += kBlock) {
+  const auto sum_block = [&](int64_t first) {
     const int64_t columns = std::min(kBlock, width - first);
     const S* row = data + first;
     double sums[kBlock] = {};
@@ -80,7 +79,19 @@ void sum_rows(const S* data, int64_t rows, int64_t stride, int64_t width, S* sum
     }
     for (int64_t j = 0; j < columns; ++j)
       store(sum + first + j, broadcast<S>(static_cast<Compute<S>>(sums[j])), 1);
-  }
+  };
+  const auto some = [&](int workers) {
+    Crew crew(workers);
+    parallel(workers, [&](int worker) {
+      crew.run(worker, 1, [&](int64_t, int share) {
+        const int64_t blocks = ceil_div(width, kBlock);
+        for (int64_t i = part(blocks, share, workers); i < part(blocks, share + 1, workers); ++i)
+          sum_block(i * kBlock);
+      });
+    });
+  };
+  const double seconds = static_cast<double>(rows * width) / 4e9;
+  seconds < 5e-5 ? some(1) : with_workers(5e-6 + seconds, some);
 }
 
 // torch's layers have two biases, of G K values each, which act as their sum, (G, K); a GRU's last gate sees
@@ -124,12 +135,18 @@ inline void check_projection(const Tensor& input, const Tensor& w_ih, int64_t co
   check("w_ih", w_ih, {columns, input.size(input.dim() - 1)}, input);
 }
 
-// W_ih x, (..., G, K), for input (..., I) and w_ih (G K, I).
-inline Tensor project(const Tensor& input, const Tensor& w_ih, int64_t G, bool onednn) {
-  const Tensor gates = many_rows_product(as_rows(input), transposed(w_ih), onednn);
-  Shape shape = shape_of(input);
-  shape.back() = G, shape.push_back(w_ih.size(0) / std::max<int64_t>(1, G));
-  return reshaped(gates, shape);
+// (..., I) as (..., G, I), the same for every group.
+inline Tensor for_groups(const Tensor& input, int64_t G) {
+  Shape sizes = shape_of(input), strides(input.strides().begin(), input.strides().end());
+  sizes.insert(sizes.end() - 1, G), strides.insert(strides.end() - 1, 0);
+  return view_of(input, sizes, strides);
+}
+
+// w_ih, (G K, I), by groups.
+inline Tensor w_ih_by_groups(const Tensor& w_ih, int64_t G) {
+  const Tensor w = with_dense_rows(w_ih);
+  const int64_t K = w.size(0) / std::max<int64_t>(1, G);
+  return view_of(w, {G, K, w.size(1)}, {K * w.stride(0), w.stride(0), 1});
 }
 
 // What BPTT leaves: the gradients of the loss for the gates, those of W_hh h where they differ (GRU), for all
@@ -160,10 +177,10 @@ class LayerGradients {
   }
 
   // dx = dgates W_ih, or dgates where they are the input.
-  Tensor input(const std::optional<Tensor>& input, const std::optional<Tensor>& w_ih, bool onednn) const {
+  Tensor input(const std::optional<Tensor>& input, const std::optional<Tensor>& w_ih) const {
     if (!(needs_ & kInput)) return none();
     if (!w_ih) return bptt_.dgates;
-    return reshaped(many_rows_product(rows_, *w_ih, onednn), shape_of(*input));
+    return reshaped(product(rows_, *w_ih), shape_of(*input));
   }
 
   // dW_ih = dgates^T x.

@@ -6,10 +6,11 @@
 namespace rnnfast {
 
 // out[i][j] = sum over k of a[i][k] * panel[k][j], each sum taken in the order of k, for MR rows of `a`, NV
-// vectors of columns. Rows lie `a_row`, `panel_row` and `out_row` apart, the columns of `a` `a_column`.
+// vectors of columns; `adds`: in addition to what is there. Rows lie `a_row`, `panel_row` and `out_row`
+// apart, the columns of `a` `a_column`.
 template <class S, int MR, int NV>
 void multiply(const Compute<S>* a, int64_t a_row, int64_t a_column, const S* panel, int64_t panel_row,
-              int64_t K, Compute<S>* out, int64_t out_row) {
+              int64_t K, Compute<S>* out, int64_t out_row, bool adds) {
   using V = Vec<Compute<S>>;
   constexpr int VL = kLanes<S>;
   V acc[MR][NV] = {};
@@ -27,13 +28,19 @@ void multiply(const Compute<S>* a, int64_t a_row, int64_t a_column, const S* pan
 #pragma GCC unroll 8
   for (int i = 0; i < MR; ++i) {
 #pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j) store(out + i * out_row + j * VL, acc[i][j]);
+    for (int j = 0; j < NV; ++j) {
+      Compute<S>* p = out + i * out_row + j * VL;
+      store(p, adds ? load(p) + acc[i][j] : acc[i][j]);
+    }
   }
 }
 
 template <class S>
 using Multiply = void (*)(const Compute<S>*, int64_t, int64_t, const S*, int64_t, int64_t, Compute<S>*,
-                          int64_t);
+                          int64_t, bool);
+
+// Terms summed in a row: rounding errors grow with these and with the number of runs, not with their product.
+constexpr int64_t kRun = 256;
 
 // The microkernel for `rows` <= MR rows and `vectors` <= NV vectors.
 template <class S, int MR, int NV>

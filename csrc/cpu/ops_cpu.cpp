@@ -1,4 +1,6 @@
 // The operators on the CPU: check, lay out, run.
+#include <array>
+
 #include "../cells/cell.h"
 #include "layer.h"
 #include "running.h"
@@ -34,39 +36,74 @@ OptionalTensor with_groups_if_given(const OptionalTensor& t) {
   return t ? OptionalTensor(with_groups(*t)) : t;
 }
 
+// Weights of 8 bits with their scales, float32, as int8.h has them.
+struct Int8 {
+  // A matrix of G (gates * units) rows and K columns.
+  Int8(const char* name, const Tensor& q, const Tensor& s, int64_t G, int64_t gates, int64_t units, int64_t K)
+      : weights(dense(q)), scales(dense(s)) {
+    using torch::headeronly::ScalarType;
+    const int64_t blocks = ceil_div(units, int8::kBlock);
+    const Shape shape{G, blocks, ceil_div(K, 2), gates, int8::kBlock, 2},
+        of_scales{G, blocks, gates, int8::kBlock};
+    require(q.is_cpu() && s.is_cpu() && q.scalar_type() == ScalarType::Char &&
+                s.scalar_type() == ScalarType::Float,
+            name, ": expected int8 weights and float32 scales on the CPU");
+    if (shape_of(q) != shape || shape_of(s) != of_scales)
+      require(false, name, ": got shapes ", shape_of(q), " and ", shape_of(s), ", expected ", shape, " and ",
+              of_scales);
+    matrix.data = weights.data_ptr();
+    matrix.rows = gates * units, matrix.columns = K;
+    matrix.scales = static_cast<const float*>(scales.data_ptr());
+  }
+
+  Tensor weights, scales;
+  Matrix matrix;
+};
+
+// A cell and its sizes; P is H without a projection.
+struct Sizes {
+  explicit Sizes(const std::string& cell_name) : cell(cell_named(cell_name)) {}
+  Cell cell;
+  int64_t G = 0, K = 0, H = 0, P = 0;
+  bool projected = false;
+};
+
+// The matrices of a forward pass in their places.
+using Matrices = std::array<Matrix, kMaxMatrices>;
+
 // A cell, its weights by groups and the sizes that follow from them.
-struct LayerWeights {
+struct LayerWeights : Sizes {
   LayerWeights(const std::string& cell_name, const Tensor& w_hh_given, const OptionalTensor& w_hr_given)
-      : cell(cell_named(cell_name)),
+      : Sizes(cell_name),
         w_hh(with_dense_rows(with_groups(w_hh_given))),
         w_hr(dense_if_given(with_groups_if_given(w_hr_given))) {
     if (w_hh.dim() != 3 || w_hh.size(1) % gates(cell) != 0)
       require(false, "w_hh: got shape ", shape_of(w_hh_given), ", expected (G, K, P), K a multiple of ",
               gates(cell));
     G = w_hh.size(0), K = w_hh.size(1), H = K / gates(cell);
-    P = w_hr ? w_hh.size(2) : H;
+    projected = w_hr.has_value(), P = projected ? w_hh.size(2) : H;
     require(!w_hr || cell == Cell::lstm, "w_hr: only an LSTM has a projection");
     if (w_hr) check("w_hr", *w_hr, {G, P, H}, w_hh);
   }
 
   // Whether there is one w_hh for each group of an array, of its dtype.
   void check_for(const Layout& layout, const Tensor& like) const {
+    dtype_of(like, "input");
     check("w_hh", w_hh, {layout.G, K, P}, like);
   }
 
-  Cell cell;
+  Matrices matrices() const { return {matrix_of(w_hh), w_hr ? matrix_of(*w_hr) : Matrix{}}; }
+
   Tensor w_hh;
   OptionalTensor w_hr;
-  int64_t G, K, H, P;
 };
 
 // Arrays in their places: streams, ends and matrices of a recurrence.
 class Arrays {
  public:
-  Arrays(const Layout& layout, const LayerWeights& w)
-      : layout_(layout), recurrence_(layout.recurrence(w.H, w.w_hr ? w.P : 0)) {
-    recurrence_.matrices[0] = matrix_of(w.w_hh);
-    if (w.w_hr) recurrence_.matrices[1] = matrix_of(*w.w_hr);
+  Arrays(const Layout& layout, const Sizes& sizes, const Matrices& matrices)
+      : layout_(layout), recurrence_(layout.recurrence(sizes.H, sizes.projected ? sizes.P : 0)) {
+    std::copy(matrices.begin(), matrices.end(), recurrence_.matrices);
   }
 
   void stream(int place, const OptionalTensor& t) {
@@ -100,19 +137,40 @@ struct States {
   OptionalTensor h_n = {}, c_n = {}, activations = {}, c = {}, inner = {};
 };
 
+// Input as a recurrence takes it: by groups, x with w_ih (G, K, I), or W_ih x.
+struct Input {
+  // w_ih: (G K, I).
+  Input(const Tensor& input, const OptionalTensor& w_ih_given, const LayerWeights& w)
+      : rows(with_dense_rows(input)) {
+    if (!w_ih_given) return;
+    check_projection(input, *w_ih_given, w.G * w.K);
+    rows = for_groups(rows, w.G);
+    w_ih = w_ih_by_groups(*w_ih_given, w.G);
+  }
+
+  Matrices with(Matrices others) const {
+    if (w_ih) others[ForwardPlaces::kWih] = matrix_of(*w_ih);
+    return others;
+  }
+
+  Tensor rows;
+  OptionalTensor w_ih;
+};
+
 // The tensors that are read are checked here.
-void run_forward(const Layout& layout, const LayerWeights& w, const Tensor& gates, const OptionalTensor& bias,
-                 const OptionalTensor& h0, const OptionalTensor& c0, States& to) {
+void run_forward(const Layout& layout, const Sizes& w, const Matrices& matrices, const Tensor& rows,
+                 const OptionalTensor& bias, const OptionalTensor& h0, const OptionalTensor& c0, States& to) {
   using Places = ForwardPlaces;
-  const Dtype dtype = dtype_of(gates, "input");
-  w.check_for(layout, gates);
-  if (bias) check("bias", *bias, shape_of(*bias), gates);  // its dtype: joint_bias gave it its shape
-  const OptionalTensor h = checked("h0", h0, {layout.G, layout.B, w.P}, gates),
-                       c = checked("c0", c0, {layout.G, layout.B, w.H}, gates);
+  const Dtype dtype = dtype_of(rows, "input");
+  const bool projects = matrices[Places::kWih].data;
+  if (!projects) check("input", rows, layout.shape(w.K), rows);
+  if (bias) check("bias", *bias, shape_of(*bias), rows);  // its dtype: joint_bias gave it its shape
+  const OptionalTensor h = checked("h0", h0, {layout.G, layout.B, w.P}, rows),
+                       c = checked("c0", c0, {layout.G, layout.B, w.H}, rows);
   require(!c0 || w.cell == Cell::lstm, "c0: only an LSTM has a cell state");
 
-  Arrays arrays(layout, w);
-  arrays.stream(Places::kGates, gates);
+  Arrays arrays(layout, w, matrices);
+  arrays.stream(projects ? Places::kInput : Places::kGates, rows);
   arrays.stream(Places::kY, to.y);
   arrays.stream(Places::kActivations, to.activations);
   arrays.stream(Places::kC, to.c);
@@ -122,7 +180,7 @@ void run_forward(const Layout& layout, const LayerWeights& w, const Tensor& gate
   arrays.end(Places::kHN, to.h_n);
   arrays.end(Places::kC0, c);
   arrays.end(Places::kCN, to.c_n);
-  plan_and_run(arrays.recurrence(), w.cell, Pass::forward, dtype, h.has_value());
+  plan_and_run(arrays.recurrence(), w.cell, Pass::forward, dtype);
   if (layout.T == 0) {
     if (to.h_n) keep_initial(h, *to.h_n);
     if (to.c_n) keep_initial(c, *to.c_n);
@@ -133,31 +191,29 @@ std::vector<Tensor> recurrence(const Tensor& input, const OptionalTensor& w_ih, 
                                const OptionalTensor& w_hr, const OptionalTensor& b_ih,
                                const OptionalTensor& b_hh, const OptionalTensor& h0, const OptionalTensor& c0,
                                const std::string& cell, int64_t direction, bool batch_first,
-                               const OptionalTensor& batch_sizes, bool saves, bool onednn,
-                               const OptionalTensor& reset, const std::optional<int64_t>& seed,
+                               const OptionalTensor& batch_sizes, bool saves, const OptionalTensor& reset,
+                               const std::optional<int64_t>& seed,
                                const std::optional<std::string>& precision) {
   refuse("reset, seed, precision", reset, seed, precision);
   const LayerWeights w(cell, w_hh, w_hr);
   const OptionalTensor bias = joint_bias(b_ih, b_hh, w.cell, w.G, w.H);
-  if (w_ih) check_projection(input, *w_ih, w.G * w.K);
-  const Tensor gates = w_ih ? project(input, *w_ih, w.G, onednn) : with_dense_rows(input);
-  const Layout layout(gates, "input", direction, batch_first, batch_sizes);
-  if (!w_ih) check("input", gates, layout.shape(w.K), gates);
+  const Input from(input, w_ih, w);
+  const Layout layout(from.rows, "input", direction, batch_first, batch_sizes);
 
-  // Gates that are our own are used once: what is saved of them, or the states, take their place.
-  const bool own = w_ih.has_value(), lstm = w.cell == Cell::lstm, gru = w.cell == Cell::gru;
-  const auto array = [&](int64_t width) { return empty_contiguous(layout.shape(width), gates); };
-  const auto state = [&](int64_t width) { return empty_contiguous({layout.G, layout.B, width}, gates); };
+  const bool lstm = w.cell == Cell::lstm, gru = w.cell == Cell::gru;
+  const auto array = [&](int64_t width) { return empty_contiguous(layout.shape(width), input); };
+  const auto state = [&](int64_t width) { return empty_contiguous({layout.G, layout.B, width}, input); };
   const auto optional = [](bool wanted, const auto& make, int64_t width) {
     return wanted ? OptionalTensor(make(width)) : std::nullopt;
   };
-  States to{own && !lstm && !gru ? gates : array(w.P), state(w.P), optional(lstm, state, w.H)};
-  if (saves && (lstm || gru)) to.activations = own ? gates : array(w.K);
+  States to{array(w.P), state(w.P), optional(lstm, state, w.H)};
+  to.activations = optional(saves && (lstm || gru), array, w.K);
   to.c = optional(saves && lstm, array, w.H);
   to.inner = optional(saves && (gru || w.w_hr), array, w.H);
-  run_forward(layout, w, gates, bias, h0, c0, to);
+  w.check_for(layout, from.rows);
+  run_forward(layout, w, from.with(w.matrices()), from.rows, bias, h0, c0, to);
 
-  std::vector<Tensor> results{own ? groups_joined(to.y) : to.y, *to.h_n};
+  std::vector<Tensor> results{w_ih ? groups_joined(to.y) : to.y, *to.h_n};
   for (const OptionalTensor* t : {&to.c_n, &to.activations, &to.c, &to.inner})
     if (*t) results.push_back(**t);
   return results;
@@ -169,16 +225,53 @@ std::vector<Tensor> cell(const Tensor& input, const Tensor& w_ih, const Tensor& 
   require(input.dim() == 2 && h.dim() == 2, "input, h: got ", input.dim(), " and ", h.dim(),
           " dimensions, expected 2 and 2");
   const LayerWeights w(cell, w_hh, std::nullopt);
-  check_projection(input, w_ih, w.K);
   const OptionalTensor bias = joint_bias(b_ih, b_hh, w.cell, 1, w.H);
-  const Tensor gates = with_leading_axis(project(input, w_ih, 1, false));
-  const Layout layout(gates, "input", 0, false, std::nullopt);
+  const Input from(with_leading_axis(input), w_ih, w);
+  const Layout layout(from.rows, "input", 0, false, std::nullopt);
   const bool lstm = w.cell == Cell::lstm;
-  States to{w.H == w.K ? gates : empty_contiguous(layout.shape(w.H), gates)};
-  if (lstm) to.c_n = empty_contiguous({1, layout.B, w.H}, gates);
-  run_forward(layout, w, gates, bias, with_groups(h), with_groups_if_given(c), to);
+  States to{empty_contiguous(layout.shape(w.H), input)};
+  if (lstm) to.c_n = empty_contiguous({1, layout.B, w.H}, input);
+  w.check_for(layout, from.rows);
+  run_forward(layout, w, from.with(w.matrices()), from.rows, bias, with_groups(h), with_groups_if_given(c),
+              to);
   std::vector<Tensor> results{reshaped(to.y, {layout.B, w.H})};
   if (lstm) results.push_back(reshaped(*to.c_n, {layout.B, w.H}));
+  return results;
+}
+
+// A layer for inference, its weights of 8 bits.
+std::vector<Tensor> recurrence_int8(const Tensor& input, const std::vector<Tensor>& w_ih,
+                                    const std::vector<Tensor>& w_hh, const std::vector<Tensor>& w_hr,
+                                    const OptionalTensor& b_ih, const OptionalTensor& b_hh,
+                                    const OptionalTensor& h0, const OptionalTensor& c0,
+                                    const std::string& cell, int64_t H, int64_t P, int64_t direction,
+                                    bool batch_first, const OptionalTensor& batch_sizes) {
+  using Places = ForwardPlaces;
+  require(w_ih.size() == 2 && w_hh.size() == 2 && (w_hr.empty() || w_hr.size() == 2),
+          "w_ih, w_hh, w_hr: expected weights and scales of each");
+  require(input.dim() >= 2 && input.dim() <= 3, "input: got ", input.dim(), " dimensions, expected 2 or 3");
+  require(input.scalar_type() == torch::headeronly::ScalarType::Float, "input: expected float32");
+  Sizes sizes(cell);
+  sizes.G = w_hh[0].size(0), sizes.H = H, sizes.K = gates(sizes.cell) * H;
+  sizes.projected = !w_hr.empty(), sizes.P = P;
+  require(sizes.projected ? sizes.cell == Cell::lstm : P == H, "P: got ", P, ", expected H without w_hr");
+  const int64_t G = sizes.G, n = gates(sizes.cell);
+  const Int8 ih("w_ih", w_ih[0], w_ih[1], G, n, H, input.size(input.dim() - 1)),
+      hh("w_hh", w_hh[0], w_hh[1], G, n, H, P);
+  Matrices matrices;
+  matrices[Places::kWih] = ih.matrix, matrices[Places::kWhh] = hh.matrix;
+  std::optional<Int8> hr;
+  if (sizes.projected) matrices[Places::kWhr] = hr.emplace("w_hr", w_hr[0], w_hr[1], G, 1, P, H).matrix;
+  const OptionalTensor bias = joint_bias(b_ih, b_hh, sizes.cell, G, H);
+  const Tensor rows = for_groups(with_dense_rows(input), G);
+  const Layout layout(rows, "input", direction, batch_first, batch_sizes);
+
+  const bool lstm = sizes.cell == Cell::lstm;
+  States to{empty_contiguous(layout.shape(P), input), empty_contiguous({G, layout.B, P}, input)};
+  if (lstm) to.c_n = empty_contiguous({G, layout.B, H}, input);
+  run_forward(layout, sizes, matrices, rows, bias, h0, c0, to);
+  std::vector<Tensor> results{groups_joined(to.y), *to.h_n};
+  if (lstm) results.push_back(*to.c_n);
   return results;
 }
 
@@ -205,7 +298,7 @@ std::vector<Tensor> recurrence_bptt(
     const OptionalTensor& dc, const OptionalTensor& input, const OptionalTensor& w_ih, const Tensor& w_hh,
     const OptionalTensor& w_hr, const OptionalTensor& h0, const OptionalTensor& c0, const Tensor& y_given,
     const std::vector<Tensor>& saved_given, const std::string& cell, int64_t direction, bool batch_first,
-    const OptionalTensor& batch_sizes, int64_t needs, bool onednn, const OptionalTensor& reset,
+    const OptionalTensor& batch_sizes, int64_t needs, const OptionalTensor& reset,
     const std::optional<int64_t>& seed, const std::optional<double>& clip, const OptionalTensor& norms,
     const std::optional<std::string>& precision) {
   using Places = AdjointPlaces;
@@ -241,7 +334,7 @@ std::vector<Tensor> recurrence_bptt(
                           array(w.w_hr.has_value(), layout.shape(w.P)),
                           array(gru && needs & Gradients::kH0, h_shape),
                           array(lstm && needs & Gradients::kC0, c_shape)};
-  Arrays arrays(layout, w);
+  Arrays arrays(layout, w, w.matrices());
   arrays.stream(Places::kDy, d);
   arrays.stream(Places::kY, y);
   arrays.stream(Places::kDGates, result.dgates);
@@ -257,18 +350,12 @@ std::vector<Tensor> recurrence_bptt(
   arrays.end(Places::kC0, c);
   arrays.end(Places::kDh0, result.dh0);
   arrays.end(Places::kDc0, result.dc0);
-  plan_and_run(arrays.recurrence(), w.cell, Pass::bptt, dtype_of(y, "y"), false);
+  plan_and_run(arrays.recurrence(), w.cell, Pass::bptt, dtype_of(y, "y"));
 
   const Gradients of(layout, result, needs);
   const auto [b_ih, b_hh] = of.biases();
-  return {of.input(input, w_ih, onednn),
-          of.w_ih(input),
-          of.w_hh(y, h, w_hh),
-          of.w_hr(saved.inner, w_hr),
-          b_ih,
-          b_hh,
-          of.h0(w.w_hh),
-          of.c0()};
+  return {of.input(input, w_ih), of.w_ih(input), of.w_hh(y, h, w_hh), of.w_hr(saved.inner, w_hr), b_ih, b_hh,
+          of.h0(w.w_hh),         of.c0()};
 }
 
 }  // namespace
@@ -278,4 +365,5 @@ STABLE_TORCH_LIBRARY_IMPL(rnnfast, CPU, m) {
   m.impl("recurrence", TORCH_BOX(&rnnfast::recurrence));
   m.impl("recurrence_bptt", TORCH_BOX(&rnnfast::recurrence_bptt));
   m.impl("cell", TORCH_BOX(&rnnfast::cell));
+  m.impl("recurrence_int8", TORCH_BOX(&rnnfast::recurrence_int8));
 }

@@ -1,6 +1,6 @@
-// Matrix products by our own microkernels, for what a library does not serve well: sizes that take little
-// longer than to start one, and a machine whose processors other programs want, where each parallel region of
-// a library may cost a time slice. Sums are formed in one order, whatever the number of workers.
+// Matrix products by our own microkernels: as fast as a library's, without a parallel region of its own,
+// which on a machine whose processors other programs want may cost a time slice. Sums are formed in one
+// order, whatever the number of workers.
 #pragma once
 
 #include <algorithm>
@@ -52,63 +52,96 @@ class OwnProduct {
   static constexpr int VL = kLanes<S>;
   static constexpr Tile kTile = tile_for(kIsa, 1);
   static constexpr int kWidth = kTile.vectors * VL;
-  // Terms summed in a row: rounding errors grow with these and with the number of runs, not with their
-  // product.
-  static constexpr int64_t kRun = 256;
+
+  // Rows whose run of terms stays in a core's second-level cache while all panels pass by.
+  static constexpr int64_t kBlockRows = 64 * kTile.rows;
 
   // Panels first .. last-1 of rows top .. bottom-1.
   void multiply(int64_t first, int64_t last, int64_t top, int64_t bottom) const {
-    std::vector<S> packed;
-    for (int64_t n = first * kWidth; n < std::min(N_, last * kWidth); n += kWidth) {
-      const int columns = static_cast<int>(std::min<int64_t>(kWidth, N_ - n));
-      if (!in_rows_ && M_ <= kDotRows) {  // whatever the share: their sums have an order of their own
-        dots(n, columns, top, bottom);
-        continue;
-      }
+    if (!in_rows_ && M_ <= kDotRows) {  // whatever the share: their sums have an order of their own
+      for (int64_t n = first * kWidth; n < std::min(N_, last * kWidth); n += kWidth)
+        dots(n, columns_from(n), top, bottom);
+      return;
+    }
+    for (int64_t m = top; m < bottom; m += kBlockRows) {
+      const int64_t rows = std::min(kBlockRows, bottom - m);
       for (int64_t k = 0; k < K_; k += kRun) {
         const int64_t run = std::min(kRun, K_ - k);
-        const bool as_it_lies = in_rows_ && columns % VL == 0;
-        if (!as_it_lies) pack(n, columns, k, run, packed);
-        const S* panel = as_it_lies ? b_ + k * b_row_ + n : packed.data();
-        for (int64_t m = top; m < bottom; m += kTile.rows) {
-          const int rows = static_cast<int>(std::min<int64_t>(kTile.rows, bottom - m));
-          tile(panel, as_it_lies ? b_row_ : kWidth, m, rows, n, columns, k, run);
-        }
+        const Block block = block_of(m, rows, k, run);
+        for (int64_t n = first * kWidth; n < std::min(N_, last * kWidth); n += kWidth)
+          multiply_block(block, m, rows, n, k, run);
       }
     }
   }
 
-  // Adds the terms k .. k+run-1 of some rows and columns of a panel; the first terms replace what is there.
-  void tile(const S* panel, int64_t panel_row, int64_t m, int rows, int64_t n, int columns, int64_t k,
-            int64_t run) const {
-    const auto multiply_tile =
-        multiply_sized<S, kTile.rows, kTile.vectors>(rows, static_cast<int>(ceil_div(columns, VL)));
-    const S* a = a_ + m * a_row_ + k * a_column_;
-    S* out = to_ + m * to_row_ + n;
-    if (k == 0 && columns % VL == 0)
-      return multiply_tile(a, a_row_, a_column_, panel, panel_row, run, out, to_row_);
-    alignas(kVectorBytes) S results[kTile.rows * kWidth];
-    multiply_tile(a, a_row_, a_column_, panel, panel_row, run, results, kWidth);
-    for (int i = 0; i < rows; ++i, out += to_row_) {
-      const S* result = results + i * kWidth;
-      if (k == 0) {
-        std::copy_n(result, columns, out);
-      } else {
-        for (int j = 0; j < columns; ++j) out[j] += result[j];
+  int columns_from(int64_t n) const { return static_cast<int>(std::min<int64_t>(kWidth, N_ - n)); }
+
+  // Terms of some rows of a: those of a tile `tile` behind those of the one before.
+  struct Block {
+    const S* data;
+    int64_t row, column, tile;
+  };
+
+  // Memory that the calling thread keeps, so that its pages are asked for once.
+  static S* room(int index, int64_t size) {
+    static thread_local std::vector<S> kept[2];
+    if (static_cast<int64_t>(kept[index].size()) < size) kept[index].resize(size);
+    return kept[index].data();
+  }
+
+  // Rows that lie across memory, as those of a transposed array, are brought together first.
+  Block block_of(int64_t m, int64_t rows, int64_t k, int64_t run) const {
+    const S* from = a_ + m * a_row_ + k * a_column_;
+    if (a_column_ == 1 || N_ <= kWidth) return {from, a_row_, a_column_, kTile.rows * a_row_};
+    S* const packed = room(0, kBlockRows * kRun);
+    for (int64_t j = 0; j < run; ++j, from += a_column_) {
+      S* to = packed + j * kTile.rows;
+      int64_t i = 0;
+      for (; i + kTile.rows <= rows; i += kTile.rows, to += run * kTile.rows)
+        std::memcpy(to, from + i, kTile.rows * sizeof(S));
+      std::copy(from + i, from + rows, to);
+    }
+    return {packed, 1, kTile.rows, run * kTile.rows};
+  }
+
+  // Adds the terms k .. k+run-1 of a block of rows from m on, for a panel; the first terms replace what is
+  // there.
+  void multiply_block(const Block& block, int64_t m, int64_t rows, int64_t n, int64_t k, int64_t run) const {
+    const int columns = columns_from(n);
+    const bool as_it_lies = in_rows_ && columns % VL == 0 && rows <= 2 * kTile.rows;
+    if (!as_it_lies) pack(n, columns, k, run, room(1, kWidth * kRun));
+    const S* panel = as_it_lies ? b_ + k * b_row_ + n : room(1, 0);
+    const S* a = block.data;
+    for (int64_t i = 0; i < rows; i += kTile.rows, a += block.tile) {
+      const int height = static_cast<int>(std::min<int64_t>(kTile.rows, rows - i));
+      const auto multiply_tile = multiply_sized<S, kTile.rows, kTile.vectors>(height, ceil_div(columns, VL));
+      S* out = to_ + (m + i) * to_row_ + n;
+      const auto multiply_to = [&](S* results, int64_t row, bool adds) {
+        multiply_tile(a, block.row, block.column, panel, as_it_lies ? b_row_ : kWidth, run, results, row,
+                      adds);
+      };
+      if (columns % VL == 0) {
+        multiply_to(out, to_row_, k > 0);
+        continue;
+      }
+      alignas(kVectorBytes) S results[kTile.rows * kWidth];
+      multiply_to(results, kWidth, false);
+      for (int row = 0; row < height; ++row, out += to_row_) {
+        for (int j = 0; j < columns; ++j) out[j] = (k > 0 ? out[j] : S{}) + results[row * kWidth + j];
       }
     }
   }
 
-  void pack(int64_t n, int columns, int64_t first, int64_t run, std::vector<S>& to) const {
-    to.assign(run * kWidth, S{});
+  // Columns beyond the last are zero.
+  void pack(int64_t n, int columns, int64_t first, int64_t run, S* to) const {
+    if (columns < kWidth) std::fill_n(to, run * kWidth, S{});
     if (in_rows_) {
-      for (int64_t k = 0; k < run; ++k)
-        std::copy_n(b_ + (first + k) * b_row_ + n, columns, to.data() + k * kWidth);
+      for (int64_t k = 0; k < run; ++k) std::copy_n(b_ + (first + k) * b_row_ + n, columns, to + k * kWidth);
       return;
     }
     for (int column = 0; column < columns; column += VL)
       pack_columns(b_ + (n + column) * b_column_ + first, b_column_, std::min(VL, columns - column), run,
-                   to.data() + column, kWidth);
+                   to + column, kWidth);
   }
 
   void dots(int64_t n, int columns, int64_t top, int64_t bottom) const {
@@ -130,14 +163,41 @@ class OwnProduct {
   const bool in_rows_;
 };
 
+// to = from^T, of 2-D arrays with contiguous rows.
+template <class S>
+void transpose_to(const Tensor& to, const Tensor& from) {
+  constexpr int VL = kLanes<S>;
+  const int64_t rows = from.size(0), columns = from.size(1), row = from.stride(0), to_row = to.stride(0);
+  const S* data = static_cast<const S*>(from.data_ptr());
+  S* out = static_cast<S*>(to.data_ptr());
+  int64_t i = 0;
+  for (; i + VL <= rows; i += VL) pack_columns(data + i * row, row, VL, columns, out + i, to_row);
+  for (; i < rows; ++i)
+    for (int64_t j = 0; j < columns; ++j) out[j * to_row + i] = data[i * row + j];
+}
+
+template <class S>
+void own_product(const Tensor& to, const Tensor& a, const Tensor& b, int workers) {
+  const int64_t M = a.size(0), N = b.size(1);
+  // An array that lies across memory has to be rearranged: by the transposed product it is the smaller one,
+  // if sums are long enough to make good for transposing the result.
+  constexpr int64_t kLong = 512;
+  if (a.stride(1) != 1 && b.stride(1) == 1 && M > N && a.size(1) >= kLong) {
+    const Tensor swapped = empty_contiguous({N, M}, to);
+    OwnProduct<S>(swapped, transposed(b), transposed(a)).run(workers);
+    return transpose_to<S>(to, swapped);
+  }
+  OwnProduct<S>(to, a, b).run(workers);
+}
+
 // Does to = a b, for float32 or float64 with strides that OwnProduct serves; otherwise returns false.
 inline bool try_own_product(const Tensor& to, const Tensor& a, const Tensor& b, int workers) {
   using torch::headeronly::ScalarType;
   const bool in_rows = b.stride(1) == 1 || b.size(1) == 1;
   const bool in_columns = b.stride(0) == 1 && a.stride(1) == 1;
   if (to.stride(1) != 1 || a.size(1) == 0 || !(in_rows || in_columns)) return false;
-  if (to.scalar_type() == ScalarType::Float) return OwnProduct<float>(to, a, b).run(workers), true;
-  if (to.scalar_type() == ScalarType::Double) return OwnProduct<double>(to, a, b).run(workers), true;
+  if (to.scalar_type() == ScalarType::Float) return own_product<float>(to, a, b, workers), true;
+  if (to.scalar_type() == ScalarType::Double) return own_product<double>(to, a, b, workers), true;
   return false;
 }
 

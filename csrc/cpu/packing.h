@@ -5,8 +5,10 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 
 #include "../cells/cell.h"
+#include "int8.h"
 #include "microkernel.h"
 
 namespace rnnfast {
@@ -90,7 +92,7 @@ class Weights {
  public:
   // What a matrix takes when packed; in place, room for a last panel that units do not fill.
   static int64_t packed_size(const Recurrence& r, bool in_place) {
-    if (Phase::kColumns == 0) return 0;
+    if (Phase::kColumns == 0 || r.matrices[Phase::kMatrix].scales) return 0;
     int64_t panels = P::count(r.units[Phase::kUnits]);
     if (kCanStay && in_place) panels = Phase::kTransposed && r.units[Phase::kUnits] % P::kUnits != 0;
     return panels * P::kWidth * inner_size<Phase>(r);
@@ -104,40 +106,82 @@ class Weights {
     if (!stays(panel)) pack_panel<Phase>(r_, g_, panel, packed(panel));
   }
 
+  // To be called before rows are multiplied: all of them, `a_row` apart.
+  void prepare(const Compute<S>* a, int64_t a_row, int64_t rows) {
+    if constexpr (kMayBeInt8) {
+      if (matrix().scales) rounded_.emplace(a, a_row, rows, K_), prepared_ = a, prepared_row_ = a_row;
+    }
+  }
+
   // The most rows that `multiply` takes, for a good use of the registers.
   int rows_at_once() const {
     return in_place_ && !Phase::kTransposed ? P::kTile.rows / kDotRows * kDotRows : P::kTile.rows;
   }
 
-  // Rows of `a` times a panel: results by row, kWidth apart, in the order of the panel's columns.
-  void multiply(const Compute<S>* a, int64_t a_row, int rows, int64_t panel, Compute<S>* results) const {
+  // Rows of `a` times a panel: results by row, `result_row` apart, in the order of the panel's columns.
+  void multiply(const Compute<S>* a, int64_t a_row, int rows, int64_t panel, Compute<S>* results,
+                int64_t result_row = P::kWidth) const {
     constexpr int VL = kLanes<S>;
     const int64_t units = r_.units[Phase::kUnits];
     // Of the last panel only the blocks that hold units.
     const int64_t blocks = std::min<int64_t>(P::kBlocks, ceil_div(units - panel * P::kUnits, VL));
+    if constexpr (kMayBeInt8) {
+      if (rounded_) {
+        const int64_t first = (a - prepared_) / prepared_row_;
+        return multiply_int8(first, rows, panel * P::kUnits, static_cast<int>(blocks), results, result_row);
+      }
+    }
     const auto multiply_panel =
         multiply_sized<S, P::kTile.rows, P::kTile.vectors>(rows, static_cast<int>(blocks) * P::kColumns);
-    if (!stays(panel)) return multiply_panel(a, a_row, 1, packed(panel), P::kWidth, K_, results, P::kWidth);
+    const auto by_runs = [&](const S* columns, int64_t column_row) {
+      for (int64_t k = 0; k < K_; k += kRun)
+        multiply_panel(a + k, a_row, 1, columns + k * column_row, column_row, std::min(kRun, K_ - k), results,
+                       result_row, k > 0);
+    };
+    if (!stays(panel)) return by_runs(packed(panel), P::kWidth);
     const Matrix& m = r_.matrices[Phase::kMatrix];
     const S* data = static_cast<const S*>(m.data) + g_ * m.group;
     if constexpr (Phase::kTransposed) {
-      multiply_panel(a, a_row, 1, data + panel * P::kUnits, m.row, K_, results, P::kWidth);
+      by_runs(data + panel * P::kUnits, m.row);
     } else {
       int64_t unit = panel * P::kUnits;
       for (int block = 0; block < blocks; ++block, unit += VL) {
         const int count = static_cast<int>(std::min<int64_t>(VL, units - unit));
         for (int column = 0; column < Phase::kColumns; ++column)
           dot_rows<S>(rows, a, a_row, data + (column * units + unit) * m.row, m.row, count, K_,
-                      results + (block * Phase::kColumns + column) * VL, P::kWidth);
+                      results + (block * Phase::kColumns + column) * VL, result_row);
       }
     }
   }
 
  private:
+  static constexpr bool kMayBeInt8 = std::is_same_v<S, float> && !Phase::kTransposed && Phase::kColumns > 0;
+
+  const Matrix& matrix() const { return r_.matrices[Phase::kMatrix]; }
+
+  void multiply_int8(int64_t first, int rows, int64_t unit, int blocks, float* results,
+                     int64_t result_row) const {
+    constexpr int gates = P::kColumns;
+    const Matrix& m = matrix();
+    const int64_t all = ceil_div(r_.units[Phase::kUnits], int8::kBlock) * gates * int8::kBlock;
+    const int64_t step = 2 * gates * int8::kBlock, pairs = rounded_->pairs();
+    const int8_t* data = static_cast<const int8_t*>(m.data) + g_ * all * 2 * pairs;
+    int8::Column columns[P::kTile.vectors];
+    for (int j = 0; j < blocks * gates; ++j) {
+      const int64_t of = unit + j / gates * kLanes<S>, lane = of % int8::kBlock + j % gates * int8::kBlock;
+      const int64_t block = of / int8::kBlock;
+      columns[j] = {data + block * step * pairs + 2 * lane,
+                    m.scales + g_ * all + block * gates * int8::kBlock + lane};
+    }
+    int8::multiply_sized<P::kTile.rows, P::kTile.vectors>(rows, blocks * gates)(*rounded_, first, columns,
+                                                                                step, results, result_row);
+  }
+
   // The columns of a transposed matrix that belong to a panel lie together if there is one for each unit.
   static constexpr bool kCanStay = !Phase::kTransposed || Phase::kColumns == 1;
 
   bool stays(int64_t panel) const {
+    if (matrix().scales) return true;
     return in_place_ && (!Phase::kTransposed || (panel + 1) * P::kUnits <= r_.units[Phase::kUnits]);
   }
   S* packed(int64_t panel) const { return packed_ + (in_place_ ? 0 : panel) * P::kWidth * K_; }
@@ -147,6 +191,9 @@ class Weights {
   S* packed_;
   bool in_place_;
   int64_t K_;
+  std::optional<int8::Rows> rounded_;  // for weights of 8 bits
+  const Compute<S>* prepared_ = nullptr;
+  int64_t prepared_row_ = 1;
 };
 
 }  // namespace rnnfast

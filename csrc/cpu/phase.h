@@ -3,8 +3,8 @@
 
 #include <tuple>
 
-#include "accessor.h"
-#include "packing.h"
+#include "ahead.h"
+#include "pair.h"
 
 namespace rnnfast {
 
@@ -40,38 +40,84 @@ bool multiplies_entering(const Recurrence& r) {
   return Phase::kColumns > 0 && (Phase::kSameStep || initial_of(r, Pass::kOperands[Phase::kOperand]));
 }
 
-// Rows begin .. end-1 of a phase, one panel: the matrix (where `multiplied`), then the cell's arithmetic.
+// The cell's arithmetic for a spot, a vector of units of a row, or for two.
+template <class Phase, class S, bool kWhole, class Spot>
+RNNFAST_INLINE void run_cell_at(const Rows<S>& w, int64_t units, const Spot& one, const Spot& other) {
+  const auto at = [&](const Spot& s) {
+    return Accessor<Phase, S, kWhole>(w, s.matrix, s.ahead, s.row, units, s.unit, s.panel, s.lanes);
+  };
+  auto first = at(one);
+  if constexpr (Phase::kPairs) {
+    auto second = at(other);
+    PairAccessor<Accessor<Phase, S, kWhole>> pair(first, second);
+    Phase::run(pair);
+  } else {
+    Phase::run(first);
+  }
+}
+
+// How many panels `tile` takes together: with a single row, two make a pair.
+template <class Phase>
+constexpr int panels_together(int64_t rows) {
+  return Phase::kPairs && rows == 1 ? 2 : 1;
+}
+
+// Rows begin .. end-1 of a phase, as many as a register tile has, of one panel, or one row of several: the
+// matrix (where `multiplied`), then the cell's arithmetic.
 template <class Phase, class S>
-void tile(const Rows<S>& w, const Weights<Phase, S>& weights, int64_t panel, int64_t begin, int64_t end,
-          bool multiplied) {
+void tile(const Rows<S>& w, const Weights<Phase, S>& weights, int64_t panel, int panels, int64_t begin,
+          int64_t end, bool multiplied) {
   using P = Panels<Phase, S>;
   using C = Compute<S>;
   constexpr int VL = kLanes<S>;
   alignas(kVectorBytes) C results[P::kTile.rows * P::kWidth];
   const int64_t units = w.recurrence->units[Phase::kUnits];
-  const int rows = static_cast<int>(end - begin);
+  const int rows = static_cast<int>(end - begin), tiles = rows * panels;
 
   if (multiplied) {
     constexpr int operand = Phase::kOperand;
     const int64_t stride = w.operand_stride[operand];
     const C* a = w.operands[operand][Phase::kSameStep] + (begin - w.row_begin) * stride;
-    weights.multiply(a, stride, rows, panel, results);
+    for (int i = 0; i < panels; ++i)
+      weights.multiply(a, stride, rows, panel + i, results + i * rows * P::kWidth);
   } else {
-    std::fill_n(results, rows * P::kWidth, C{});
+    std::fill_n(results, tiles * P::kWidth, C{});
   }
 
-  for (int i = 0; i < rows; ++i) {
-    const C* result = results + i * P::kWidth;
-    int64_t unit = panel * P::kUnits;
-    for (int block = 0; block < P::kBlocks && unit < units; ++block, unit += VL) {
-      const C* matrix = result + block * P::kColumns * VL;
-      if (unit + VL <= units) {
-        Accessor<S, true> at(w, matrix, begin + i, units, unit, panel, VL);
-        Phase::run(at);
+  struct Spot {
+    const C *matrix, *ahead;
+    int64_t row, panel, unit;
+    int lanes;
+  };
+  // The n-th row of results, a block of units of it; without lanes where units end.
+  const auto spot = [&](int n, int block) {
+    const int64_t of = panel + (panels > 1 ? n : 0), row = begin + (panels > 1 ? 0 : n);
+    const int64_t unit = of * P::kUnits + block * VL;
+    const C* ahead = results_ahead<Phase>(w, of, row);
+    const int64_t offset = block * P::kColumns * VL;
+    return Spot{results + n * P::kWidth + offset,
+                ahead ? ahead + offset : nullptr,
+                row,
+                of,
+                unit,
+                static_cast<int>(std::clamp<int64_t>(units - unit, 0, VL))};
+  };
+  // One spot is a pair with itself, not other code, in which the compiler might round otherwise: results
+  // would depend on how rows are shared out.
+  const auto run = [&](const Spot& one, const Spot& other) {
+    if (one.lanes == VL) {
+      run_cell_at<Phase, S, true>(w, units, one, other);
+    } else if (one.lanes > 0) {
+      run_cell_at<Phase, S, false>(w, units, one, other);
+    }
+  };
+  for (int n = 0; n < tiles; n += 1 + Phase::kPairs) {
+    for (int block = 0; block < P::kBlocks; ++block) {
+      const Spot one = spot(n, block), other = Phase::kPairs && n + 1 < tiles ? spot(n + 1, block) : one;
+      if (one.lanes == other.lanes) {
+        run(one, other);
       } else {
-        const int lanes = static_cast<int>(units - unit);
-        Accessor<S, false> at(w, matrix, begin + i, units, unit, panel, lanes);
-        Phase::run(at);
+        run(one, one), run(other, other);
       }
     }
   }
@@ -102,7 +148,7 @@ void clear_statistics(const Rows<S>& w, int64_t panel_begin, int64_t panel_end) 
 
 // Some panels of phase kIndex of a pass, at the step that `w` is at.
 template <class Pass, int kIndex, class Phase, class S>
-void run_phase(Rows<S>& w, const Weights<Phase, S>& weights, int64_t panel_begin, int64_t panel_end) {
+void run_phase(Rows<S>& w, Weights<Phase, S> weights, int64_t panel_begin, int64_t panel_end) {
   const Recurrence& r = *w.recurrence;
   const int64_t round = w.step * count_phases(typename Pass::Phases{}) + kIndex;
   w.partials[0] = w.partial_buffers[round % 2];
@@ -113,33 +159,48 @@ void run_phase(Rows<S>& w, const Weights<Phase, S>& weights, int64_t panel_begin
   if (Phase::kStatistics > 0) clear_statistics<Phase>(w, panel_begin, panel_end);
 
   const bool entering_multiplied = multiplies_entering<Pass, Phase>(r);
+  if constexpr (Phase::kColumns > 0) {
+    const int64_t multiplied = (entering_multiplied ? w.end : w.entering) - w.row_begin;
+    weights.prepare(w.operands[Phase::kOperand][Phase::kSameStep], w.operand_stride[Phase::kOperand],
+                    multiplied);
+  }
   // Panels outermost: a panel stays in cache while all rows pass by it. Every other step takes them in
   // reverse, so that what is left in cache of a matrix larger than it is what comes next.
-  for (int64_t i = panel_begin; i < panel_end; ++i) {
-    const int64_t panel = w.step % 2 ? panel_begin + panel_end - 1 - i : i;
+  const int together = panels_together<Phase>(w.end - w.row_begin);
+  for (int64_t i = panel_begin; i < panel_end; i += together) {
+    const int panels = static_cast<int>(std::min<int64_t>(together, panel_end - i));
+    const int64_t panel = w.step % 2 ? panel_begin + panel_end - i - panels : i;
     const auto tiles = [&](int64_t first, int64_t last, bool multiplied) {
-      const int64_t count = ceil_div(last - first, weights.rows_at_once());
-      for (int64_t n = 0; n < count; ++n) {  // of even height, rather than a thin one at the end
-        tile<Phase>(w, weights, panel, first + (last - first) * n / count,
-                    first + (last - first) * (n + 1) / count, multiplied);
-      }
+      // Of about the same height, rather than a thin one at the end.
+      constexpr int64_t unit = 1 + Phase::kPairs;
+      even_parts(ceil_div(last - first, unit), weights.rows_at_once() / unit, [&](int64_t from, int64_t to) {
+        tile<Phase>(w, weights, panel, panels, first + from * unit, std::min(first + to * unit, last),
+                    multiplied);
+      });
     };
     tiles(w.row_begin, w.entering, Phase::kColumns > 0);
     tiles(w.entering, w.end, entering_multiplied);
   }
 }
 
+// Whether the steps of a group are taken against time.
+template <class Pass, class S>
+bool descends(const Rows<S>& w) {
+  return w.recurrence->reversed(w.group) != Pass::kBackward;
+}
+
 // Places `w` at a step, counted in order of processing.
 template <class Pass, class S>
 void go_to_step(Rows<S>& w, int64_t step) {
   const Recurrence& r = *w.recurrence;
-  const bool descending = r.reversed(w.group) != Pass::kBackward;
+  const bool descending = descends<Pass>(w);
   const auto active_end = [&](int64_t t) { return std::clamp(r.active(t), w.row_begin, w.row_end); };
   const int64_t t = descending ? r.T - 1 - step : step;
   const int64_t before = descending ? t + 1 : t - 1, after = descending ? t - 1 : t + 1;
   const bool first = step == 0, last = step == r.T - 1;
 
   w.step = step;
+  if (w.chunk.results) w.chunk.now = w.chunk.place[t] - w.chunk.place[chunk_of(w, step, descending).first];
   w.end = active_end(t);
   w.entering = first ? w.row_begin : std::min(w.end, active_end(before));
   w.leaving = last ? w.row_begin : std::min(w.end, active_end(after));
@@ -172,10 +233,7 @@ void prepare_rows(const Rows<S>& w, int64_t begin, int64_t end) {
     const End* initial = initial_of(r, operand);
     for (int64_t row = begin; initial && row < end; ++row) {
       const S* from = static_cast<const S*>(initial->data) + w.group * initial->group + row * initial->row;
-      for (C* buffer : w.buffers[i]) {
-        C* to = buffer + (row - w.row_begin) * w.operand_stride[i];
-        for (int64_t j = 0; j < width; ++j) to[j] = to_float(from[j]);
-      }
+      for (C* buffer : w.buffers[i]) widen(from, width, buffer + (row - w.row_begin) * w.operand_stride[i]);
     }
     ++i;
   }

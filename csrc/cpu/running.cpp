@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <thread>
 
+#include "../cells/cell.h"
 #include "kernels.h"
 #include "team.h"
 #include "tensors.h"
@@ -74,11 +75,15 @@ void with_workers(double expected, const std::function<void(int)>& work) {
   crowding.watch(expected, [&] { work(workers); });
 }
 
-void plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, bool initial) {
+void plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype) {
   Problem problem;
   problem.cell = cell, problem.pass = pass, problem.dtype = dtype, problem.isa = kIsa;
-  problem.T = r.T, problem.B = r.B, problem.H = r.units[0], problem.P = r.units[1], problem.G = r.G,
-  problem.initial = initial;
+  problem.T = r.T, problem.B = r.B, problem.H = r.units[0], problem.P = r.units[1], problem.G = r.G;
+  problem.int8 = r.matrices[0].scales;
+  if (pass == Pass::forward) {
+    problem.I = r.matrices[ForwardPlaces::kWih].columns;
+    problem.initial = r.ends[ForwardPlaces::kH0].data;
+  }
   problem.threads = static_cast<int>(torch::stable::get_num_threads());
   problem.processors = processors();
   problem.wishes = wishes;

@@ -8,8 +8,7 @@
 namespace rnnfast {
 
 // Runs by the plan for this machine, torch's present number of threads and the calling thread's wishes.
-// initial: whether there is an initial state.
-void plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, bool initial);
+void plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype);
 
 // Does work with as many workers as there are threads and processors for; with one while the processors are
 // busy with other programs, which is seen from how long it takes beyond the seconds expected.

@@ -91,11 +91,14 @@ class Split {
   }
 
  private:
+  using First = decltype(phase_at<0>(Phases{}));
+
   // Rows of one group, and those who work on them.
   struct Piece {
     Piece(const Rows<S>& some_rows, int crew_size) : rows(some_rows), crew(crew_size) {}
     Rows<S> rows;
     Crew crew;
+    std::vector<int64_t> place;  // for Chunk
   };
 
   // A single step from nothing multiplies no matrix.
@@ -112,15 +115,20 @@ class Split {
       group_size_[i] = multiplies<Phase>() ? Weights<Phase, S>::packed_size(r_, in_place_) : 0;
       packed_[i] = weights.take(group_size_[i] * r_.G);
     });
+    if constexpr (First::kAhead.stream >= 0) {
+      ahead_size_ = computes_ahead<First>(r_) ? Weights<AheadPhase<First>, S>::packed_size(r_, in_place_) : 0;
+      ahead_packed_ = weights.take(ahead_size_ * r_.G);
+    }
     packs_ = weights.taken() > 0;
     const size_t bytes = weights.taken() * sizeof(S);
     Carver<C> buffers(block ? reinterpret_cast<C*>(block + bytes) : nullptr);
     for (auto& share : shares_)
-      for (Piece& piece : share) carve(piece.rows, buffers);
+      for (Piece& piece : share) carve(piece, buffers);
     return bytes + buffers.taken() * sizeof(C);
   }
 
-  void carve(Rows<S>& w, Carver<C>& carver) const {
+  void carve(Piece& piece, Carver<C>& carver) const {
+    Rows<S>& w = piece.rows;
     const int64_t rows = w.rows();
     int i = 0;
     for (const Operand& operand : Pass::kOperands) {
@@ -140,6 +148,28 @@ class Split {
       partials = carver.take(kStatistics * rows * w.partial_panels * kLanes<S>);
     C* sums = carver.take(workers_ * kStatistics * rows);  // those of the first worker first
     for (int s = 0; s < kStatistics; ++s) w.sums[s] = sums + s * rows;
+
+    if constexpr (First::kAhead.stream >= 0) {
+      if (computes_ahead<First>(r_)) carve_chunk(piece, carver);
+    }
+  }
+
+  void carve_chunk(Piece& piece, Carver<C>& carver) const {
+    Rows<S>& w = piece.rows;
+    if (piece.place.empty()) {
+      piece.place.assign(1, 0);
+      for (int64_t t = 0; t < r_.T; ++t)
+        piece.place.push_back(piece.place.back() + std::clamp(r_.active(t), w.row_begin, w.row_end) -
+                              w.row_begin);
+    }
+    Chunk<S>& chunk = w.chunk;
+    chunk.place = piece.place.data();
+    chunk.steps = chunk_steps<First, S>(r_, w.rows());
+    chunk.rows = chunk.steps * w.rows();
+    chunk.results =
+        carver.take(chunk.rows * Panels<First, S>::kWidth * Panels<First, S>::count(r_.units[First::kUnits]));
+    const int64_t K = r_.matrices[First::kAhead.matrix].columns;
+    if (!std::is_same_v<S, C>) chunk.input = carver.take(crew_ * chunk.rows * K);
   }
 
   template <class Phase>
@@ -147,19 +177,29 @@ class Split {
     return Weights<Phase, S>(r_, g, packed_[phase] + g * group_size_[phase], in_place_);
   }
 
+  auto ahead_weights(int64_t g) const {
+    return Weights<AheadPhase<First>, S>(r_, g, ahead_packed_ + g * ahead_size_, in_place_);
+  }
+
   // Packs what falls to a worker: of the panels that its place in the crew owns, its share's part.
   void pack(int worker) const {
     const int shares = static_cast<int>(shares_.size()), member = worker % crew_;
     int64_t index = 0;
-    for_each_phase(Phases{}, [&](auto phase, int i) {
+    const auto pack_all = [&](auto phase, const auto& weights_of) {
       using Phase = decltype(phase);
-      if (!multiplies<Phase>()) return;
       const int64_t panels = Panels<Phase, S>::count(r_.units[Phase::kUnits]);
       for (int64_t g = 0; g < r_.G; ++g) {
         for (int64_t p = part(panels, member, crew_); p < part(panels, member + 1, crew_); ++p)
-          if (index++ % shares == worker / crew_) weights<Phase>(i, g).pack(p);
+          if (index++ % shares == worker / crew_) weights_of(g).pack(p);
       }
+    };
+    for_each_phase(Phases{}, [&](auto phase, int i) {
+      using Phase = decltype(phase);
+      if (multiplies<Phase>()) pack_all(phase, [&](int64_t g) { return weights<Phase>(i, g); });
     });
+    if constexpr (First::kAhead.stream >= 0) {
+      if (computes_ahead<First>(r_)) pack_all(First{}, [&](int64_t g) { return ahead_weights(g); });
+    }
   }
 
   // Takes part in all steps of a piece.
@@ -202,8 +242,15 @@ class Split {
       constexpr int i = decltype(index)::value;
       if (i < begin || i >= end) return;
       const int64_t panels = Panels<Phase, S>::count(r_.units[Phase::kUnits]);
-      run_phase<Pass, i>(w, weights<Phase>(i, w.group), part(panels, share, crew_),
-                         part(panels, share + 1, crew_));
+      const int64_t first = part(panels, share, crew_), last = part(panels, share + 1, crew_);
+      if constexpr (Phase::kAhead.stream >= 0) {
+        static_assert(i == 0, "products are computed ahead for the first phase only");
+        if (w.chunk.results && w.step % w.chunk.steps == 0) {
+          const auto [from, to] = chunk_of(w, w.step, descends<Pass>(w));
+          multiply_ahead<Phase>(w, ahead_weights(w.group), from, to, first, last, share);
+        }
+      }
+      run_phase<Pass, i>(w, weights<Phase>(i, w.group), first, last);
     };
     (run_one(phase_at<kIndex>(Phases{}), std::integral_constant<int, kIndex>{}), ...);
   }
@@ -214,6 +261,8 @@ class Split {
   std::vector<std::deque<Piece>> shares_;
   std::array<S*, kPhases> packed_{};
   std::array<int64_t, kPhases> group_size_{};
+  S* ahead_packed_ = nullptr;
+  int64_t ahead_size_ = 0;  // of a group
   bool packs_ = false;
 };
 

@@ -107,4 +107,8 @@ inline Matrix matrix_of(const Tensor& w) {
   return {w.data_ptr(), w.stride(0), w.stride(1), w.size(1), w.size(2)};
 }
 
+inline Tensor transposed(const Tensor& t) {
+  return view_of(t, {t.size(1), t.size(0)}, {t.stride(1), t.stride(0)});
+}
+
 }  // namespace rnnfast

@@ -64,11 +64,13 @@ struct VecOf;
 template <>
 struct VecOf<float> {
   typedef float type __attribute__((vector_size(kVectorBytes)));
+  typedef float anywhere __attribute__((vector_size(kVectorBytes), aligned(sizeof(float))));
   typedef uint32_t bits __attribute__((vector_size(kVectorBytes)));
 };
 template <>
 struct VecOf<double> {
   typedef double type __attribute__((vector_size(kVectorBytes)));
+  typedef double anywhere __attribute__((vector_size(kVectorBytes), aligned(sizeof(double))));
   typedef uint64_t bits __attribute__((vector_size(kVectorBytes)));
 };
 typedef uint16_t Half16 __attribute__((vector_size(kVectorBytes / 2)));
@@ -121,11 +123,10 @@ inline float to_float(bf16 x) { return bit_cast<float>(static_cast<uint32_t>(x.b
 inline float to_float(float x) { return x; }
 inline double to_float(double x) { return x; }
 
+// By a type that aliases nothing but S: the compiler need not read strides and pointers again after a store.
 template <class S>
 inline Vec<Compute<S>> load(const S* p) {
-  Vec<Compute<S>> v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
+  return *reinterpret_cast<const typename detail::VecOf<S>::anywhere*>(p);
 }
 
 template <>
@@ -151,7 +152,7 @@ inline Vec<float> load(const f16* p) {
 
 template <class S>
 inline void store(S* p, Vec<Compute<S>> v) {
-  std::memcpy(p, &v, sizeof v);
+  *reinterpret_cast<typename detail::VecOf<S>::anywhere*>(p) = v;
 }
 
 template <>
@@ -204,6 +205,14 @@ inline void store(S* p, Vec<Compute<S>> v, int lanes) {
   S whole[kLanes<S>];
   store(whole, v);
   std::memcpy(p, whole, lanes * sizeof(S));
+}
+
+// A row in the dtype that it is computed in.
+template <class S>
+inline void widen(const S* from, int64_t size, Compute<S>* to) {
+  int64_t i = 0;
+  for (; i + kLanes<S> <= size; i += kLanes<S>) store(to + i, load(from + i));
+  if (i < size) store(to + i, load(from + i, static_cast<int>(size - i)), static_cast<int>(size - i));
 }
 
 // v as it reads back after being stored as S.

@@ -62,7 +62,7 @@ struct MathConstants<double> {
 // p 2^-n for 0.7 < p < 1.5 and a whole n of at most twice the exponent's range; subnormal, in the end zero,
 // where 2^-n is.
 template <class T>
-inline Vec<T> scaled_down(Vec<T> p, Vec<T> n) {
+__attribute__((always_inline)) inline Vec<T> scaled_down(Vec<T> p, Vec<T> n) {
 #if defined(__AVX512F__)
   if constexpr (std::is_same_v<T, float>)
     return bit_cast<Vec<T>>(_mm512_maskz_scalef_ps(0xffff, bit_cast<__m512>(p), bit_cast<__m512>(-n)));
@@ -83,7 +83,7 @@ inline Vec<T> scaled_down(Vec<T> p, Vec<T> n) {
 // Near zero n is 0 and the first quotient is 2 tanh(u) / 2: nothing cancels and nothing is rounded twice.
 // Above 1/2 the second form leaves one rounding, of the difference, which BPTT's 1 - h^2 would magnify.
 template <class T>
-inline Vec<T> tanh(Vec<T> x) {
+__attribute__((always_inline)) inline Vec<T> tanh(Vec<T> x) {
   using C = MathConstants<T>;
   const Bits<T> sign = bit_cast<Bits<T>>(x) & C::kSign;
   Vec<T> a = bit_cast<Vec<T>>(bit_cast<Bits<T>>(x) ^ sign);
@@ -112,7 +112,7 @@ inline Vec<T> tanh(Vec<T> x) {
 // With e = e^-|x|, sigmoid(x) is 1 / (1 + e) for positive x and e / (1 + e) for negative: nothing cancels.
 // What rounding takes from 1 + e is made good afterwards: three roundings would be more than 2 ulp in places.
 template <class T>
-inline Vec<T> sigmoid(Vec<T> x) {
+__attribute__((always_inline)) inline Vec<T> sigmoid(Vec<T> x) {
   using C = MathConstants<T>;
   Vec<T> a = bit_cast<Vec<T>>(bit_cast<Bits<T>>(x) & ~C::kSign);
   a = a > C::kIsZero ? Vec<T>{} + C::kIsZero : a;  // written so that NaN stays NaN
@@ -133,11 +133,13 @@ inline Vec<T> sigmoid(Vec<T> x) {
 }  // namespace detail
 
 // Within 2 ulp (float32), odd, exact at 0, +-1 where it saturates, NaN for NaN.
-inline Vec<float> tanh(Vec<float> x) { return detail::tanh<float>(x); }
-inline Vec<double> tanh(Vec<double> x) { return detail::tanh<double>(x); }
+__attribute__((always_inline)) inline Vec<float> tanh(Vec<float> x) { return detail::tanh<float>(x); }
+__attribute__((always_inline)) inline Vec<double> tanh(Vec<double> x) { return detail::tanh<double>(x); }
 
 // Within 2 ulp (float32), subnormal results included, 0 and 1 where it saturates, NaN for NaN.
-inline Vec<float> sigmoid(Vec<float> x) { return detail::sigmoid<float>(x); }
-inline Vec<double> sigmoid(Vec<double> x) { return detail::sigmoid<double>(x); }
+__attribute__((always_inline)) inline Vec<float> sigmoid(Vec<float> x) { return detail::sigmoid<float>(x); }
+__attribute__((always_inline)) inline Vec<double> sigmoid(Vec<double> x) {
+  return detail::sigmoid<double>(x);
+}
 
 }  // namespace rnnfast

@@ -1,4 +1,4 @@
-"""A character-level language model, trained side by side with torch.nn's RNN and with rnnfast's.
+"""A character-level language model, trained side by side with a layer of torch.nn's and with rnnfast's.
 
 The model: characters are embedded, go through a stack of recurrent layers, and each state predicts the next
 character (Elman 1990; Graves, "Generating sequences with recurrent neural networks", arXiv:1308.0850).
@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +19,13 @@ from torch import Tensor, nn
 
 import rnnfast
 
+CELLS = ("rnn", "lstm", "gru")
 BATCH, LENGTH = 64, 50
 TEMPERATURE = 0.8
 # How far the two loss curves may be apart before the demo calls them different.
 AGREEMENT = 1e-3
+# Of a stack of layers: h, of an LSTM (h, c).
+State: TypeAlias = Tensor | tuple[Tensor, Tensor]
 
 
 class UserError(Exception):
@@ -34,11 +37,11 @@ class CharRNN(nn.Module):
 
     Args:
         vocabulary: how many characters there are.
-        layer: :class:`torch.nn.RNN` or :class:`rnnfast.RNN`.
+        layer: a recurrent layer's class, such as :class:`torch.nn.RNN` or :class:`rnnfast.LSTM`.
 
     Shapes:
         * characters: (B, T) int64.
-        * result: logits (B, T, vocabulary) and the state to go on from, (2, B, 128).
+        * result: logits (B, T, vocabulary) and the state to go on from, (2, B, 128), of an LSTM two of them.
     """
 
     def __init__(self, vocabulary: int, layer: Callable[..., nn.Module]) -> None:
@@ -47,7 +50,7 @@ class CharRNN(nn.Module):
         self.rnn = layer(64, 128, num_layers=2, batch_first=True, dropout=0.2)
         self.readout = nn.Linear(128, vocabulary)
 
-    def forward(self, characters: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, characters: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Logits for the character after each one given, and the last state."""
         output, state = self.rnn(self.embedding(characters), state)
         return self.readout(output), state
@@ -160,6 +163,7 @@ def draw_curves(runs: list[Run], path: Path) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``python -m rnnfast demo``."""
+    parser.add_argument("--cell", default="rnn", help=f"of the layers: {', '.join(CELLS)} (default: %(default)s)")
     parser.add_argument(
         "--text", type=Path, metavar="FILE", help="UTF-8 text to learn (default: Python's own help)"
     )
@@ -188,6 +192,8 @@ def main(options: argparse.Namespace) -> int:
         from tqdm import tqdm
     except ImportError as error:
         raise UserError(f"needs {error.name}: pip install 'rnnfast[demo]'") from None
+    if options.cell not in CELLS:
+        raise UserError(f"--cell: got {options.cell}, expected one of {', '.join(CELLS)}")
     for name, least in (("steps", 1), ("sample", 0)):
         if getattr(options, name) < least:
             raise UserError(f"--{name}: got {getattr(options, name)}, expected at least {least}")
@@ -201,7 +207,8 @@ def main(options: argparse.Namespace) -> int:
         f"{len(text.characters):,} characters, {len(text.alphabet)} different; {torch.get_num_threads()} threads"
     )
 
-    layers = {"torch.nn.RNN": nn.RNN, "rnnfast.RNN": rnnfast.RNN}
+    kind = options.cell.upper()
+    layers = {f"torch.nn.{kind}": getattr(nn, kind), f"rnnfast.{kind}": getattr(rnnfast, kind)}
     runs = [Run.start(name, layer, len(text.alphabet), options.seed) for name, layer in layers.items()]
     generator = torch.Generator().manual_seed(options.seed)
     try:
