@@ -116,6 +116,29 @@ def tables(run: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def time_and_ratio(result: Result | None) -> list[str]:
+    return [number(result.ours), f"**{result.peers[PEER] / result.ours:.2f}**"] if result else ["", ""]
+
+
+def overview(run: dict[str, Any]) -> str:
+    """The main tests, a table each with the kinds of layer side by side: ours in ms, and the ratio to torch.nn."""
+    lines = [machine(run)]
+    by_test = results_by_test(run)
+    for test in PICTURED:
+        kinds = {name.split()[1]: results for name, results in by_test.items() if name.split()[0] == test}
+        heads = [test, *(h for kind in kinds for h in (f"{kind}, ms", "ratio"))]
+        found = [{r.case: r for r in results} for results in kinds.values()]
+        rows = [
+            [case.replace("_", " "), *(cell for of_kind in found for cell in time_and_ratio(of_kind.get(case)))]
+            for case in columns(found)
+        ]
+        ratios = [[r.peers[PEER] / r.ours for r in results] for results in kinds.values()]
+        means = ["geometric mean", *(c for of_kind in ratios for c in ("", f"**{geometric_mean(of_kind):.2f}**"))]
+        table = [heads, ["---"] * len(heads), *rows, means]
+        lines += ["", *("| " + " | ".join(cells) + " |" for cells in table)]
+    return "\n".join(lines)
+
+
 def draw(run: dict[str, Any], path: Path) -> bool:
     """One panel for each of the main tests: how many times faster than torch.nn, by shape. False: none ran."""
     tests = {test: results for test, results in results_by_test(run).items() if test.split()[0] in PICTURED}
@@ -156,8 +179,12 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="what pytest --benchmark-json wrote")
     parser.add_argument("--picture", type=Path, help="default: the run's name with .png")
     parser.add_argument("--compact", type=Path, metavar="OUT", help="write a small copy of the run, nothing else")
+    parser.add_argument("--overview", action="store_true", help="only the main tests, kinds of layer side by side")
     options = parser.parse_args()
     run = read(options.run)
+    if options.overview:
+        print(overview(run))
+        return
     if options.compact:
         options.compact.write_text(json.dumps(compact(run), separators=(",", ":")) + "\n")
         return

@@ -79,17 +79,24 @@ class _Quantized:
         for name in ("mode", "input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional"):
             setattr(self, name, getattr(layer, name))
         self.proj_size, self.dropout = layer.proj_size, 0.0
+        self._forget_parameters()
         if isinstance(self, RNN):
             self.nonlinearity = layer.nonlinearity
         directions = 2 if layer.bidirectional else 1
         for k in range(layer.num_layers):
             of_layer = layer.all_weights[k * directions : (k + 1) * directions]
-            self._take_weights(k, [torch.stack(w).detach() for w in self._stackable(of_layer)])
+            self._take_weights(k, [torch.stack(w).detach() for w in zip(*of_layer, strict=True)])
         self.train(layer.training)
 
-    @staticmethod
-    def _stackable(of_directions: list[list[Tensor]]) -> Any:
-        return zip(*of_directions, strict=True)
+    def _forget_parameters(self: Any) -> None:
+        """RNNBase keeps lists of parameters, of which there are none."""
+        none: list[Any] = []
+        self._flat_weights_names, self._all_weights = none, none.copy()
+        self._init_flat_weights()
+
+    def __setstate__(self: Any, state: dict[str, Any]) -> None:
+        nn.Module.__setstate__(self, state)
+        self._forget_parameters()
 
     def _take_weights(self: Any, k: int, weights: list[Tensor]) -> None:
         names = ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if self.bias else [])]

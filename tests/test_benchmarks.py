@@ -37,6 +37,8 @@ ROWS = [
     "test_training.py::test_training[LSTM-T1_B1_H128]",
     "test_training.py::test_training[LSTM-T50_B32_H32]",
     "test_training.py::test_training_more[RNN-T50_B32_H128_2_layers]",
+    "test_weights.py::test_bfloat16[RNN-T100_B1_H256]",
+    "test_weights.py::test_int8[LSTM-T100_B1_H256]",
 ]
 
 
@@ -171,11 +173,22 @@ def test_compact(measured, report, tmp_path):
     assert of_small.stdout == report
 
 
+def test_overview(measured):
+    result = run(BENCHMARKS / "report.py", measured[1], "--overview")
+    assert result.returncode == 0, result.stderr
+    head, *rows, mean = table_rows(result.stdout, "training")
+    assert head[1:] == ["LSTM, ms", "ratio"]
+    assert [float(row[2]) for row in rows] == pytest.approx(
+        [ratio(b) for b in measured[2]["training LSTM"]], abs=0.006
+    )
+    assert mean[0] == "geometric mean"
+
+
 def test_the_committed_record(tmp_path):
     committed = BENCHMARKS / "results" / "cpu.json"
     result = run(BENCHMARKS / "report.py", committed, "--picture", tmp_path / "a.png")
     assert result.returncode == 0, result.stderr
-    assert len(table_rows(result.stdout, "forward, ms")) == 13
+    assert len(table_rows(result.stdout, "forward LSTM, ms")) == 13
 
 
 def test_spread(tmp_path):

@@ -34,8 +34,16 @@ inline Tensor product(const Tensor& a, const Tensor& b) {
   return out;
 }
 
-// to += a b.
+// to += a b, for `to` with contiguous rows one behind the other.
 inline void add_product(Tensor& to, const Tensor& a, const Tensor& b) {
+  const auto add = [&](auto type) {
+    using S = decltype(type);
+    const Tensor sum = product(a, b);
+    add_rounded<S>(to.data_ptr(), sum.data_ptr(), to.data_ptr(), to.numel());
+  };
+  using torch::headeronly::ScalarType;
+  if (to.scalar_type() == ScalarType::Float) return add(float{});
+  if (to.scalar_type() == ScalarType::Double) return add(double{});
   require(aoti_torch_cpu_addmm_out(to.get(), to.get(), a.get(), b.get(), 1, 1) == AOTI_TORCH_SUCCESS,
           "torch's addmm failed");
 }

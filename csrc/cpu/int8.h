@@ -94,7 +94,7 @@ class Rows {
     });
     float largest = 0;
     for (int lane = 0; lane < VL; ++lane)
-      if (!(most[lane] <= largest)) largest = most[lane];
+      if (largest == largest && !(most[lane] <= largest)) largest = most[lane];
     const float scale = largest / kLargest;
     // Where that is NaN or infinite so shall be the result, whatever the integers are.
     const float inverse = largest > 0 && scale * 0 == 0 ? kLargest / largest : 0;

@@ -49,18 +49,6 @@ inline Tensor groups_joined(const Tensor& t) {
   return reshaped(t, sizes);
 }
 
-template <class S>
-void add_rounded(const void* a, const void* b, void* sum, int64_t size) {
-  const S *x = static_cast<const S*>(a), *y = static_cast<const S*>(b);
-  S* to = static_cast<S*>(sum);
-  int64_t i = 0;
-  for (; i + kLanes<S> <= size; i += kLanes<S>) store(to + i, load(x + i) + load(y + i));
-  if (i < size) {
-    const int rest = static_cast<int>(size - i);
-    store(to + i, load(x + i, rest) + load(y + i, rest), rest);
-  }
-}
-
 // Sums of `width` columns of rows that lie `stride` apart, in double, since a plain sum of many rows is less
 // exact than torch's.
 template <class S>

@@ -215,6 +215,19 @@ inline void widen(const S* from, int64_t size, Compute<S>* to) {
   if (i < size) store(to + i, load(from + i, static_cast<int>(size - i)), static_cast<int>(size - i));
 }
 
+// Sums, element by element, rounded to S.
+template <class S>
+void add_rounded(const void* a, const void* b, void* sum, int64_t size) {
+  const S *x = static_cast<const S*>(a), *y = static_cast<const S*>(b);
+  S* to = static_cast<S*>(sum);
+  int64_t i = 0;
+  for (; i + kLanes<S> <= size; i += kLanes<S>) store(to + i, load(x + i) + load(y + i));
+  if (i < size) {
+    const int rest = static_cast<int>(size - i);
+    store(to + i, load(x + i, rest) + load(y + i, rest), rest);
+  }
+}
+
 // v as it reads back after being stored as S.
 template <class S>
 inline Vec<Compute<S>> rounded(Vec<Compute<S>> v) {

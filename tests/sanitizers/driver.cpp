@@ -9,7 +9,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <iterator>
-#include <limits>
 #include <memory>
 #include <random>
 #include <string>
@@ -17,122 +16,11 @@
 #include <utility>
 #include <vector>
 
-#include "cells/elman.h"
+#include "arrays.h"
 #include "cpu/kernels.h"
+#include "oracle.h"
 
-using namespace rnnfast;
-
-namespace {
-
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
-
-// 16-bit floating point, written anew rather than taken from the kernels.
-struct Half {
-  int mantissa, bias;
-
-  uint16_t encode(double x) const {
-    if (std::isnan(x)) return 0x7fff;
-    int exponent = 0;
-    std::frexp(x, &exponent);
-    const int least = 1 - bias, e = x == 0 ? least : std::max(exponent - 1, least);
-    const int bits = static_cast<int>(std::nearbyint(std::ldexp(std::fabs(x), mantissa - e)));
-    return static_cast<uint16_t>(bits + (e - least) * (1 << mantissa) + (std::signbit(x) ? 0x8000 : 0));
-  }
-
-  double decode(uint16_t bits) const {
-    const int fraction = bits % (1 << mantissa), exponent = (bits & 0x7fff) >> mantissa;
-    if (exponent == 2 * bias + 1) return kNan;
-    const double x = exponent > 0 ? std::ldexp(fraction + (1 << mantissa), exponent - bias - mantissa)
-                                  : std::ldexp(fraction, 1 - bias - mantissa);
-    return bits & 0x8000 ? -x : x;
-  }
-};
-constexpr Half kBf16 = {7, 127}, kF16 = {10, 15};
-
-struct DtypeTraits {
-  const char* name;
-  size_t bytes;
-  double tolerance;  // relative to the expected value or to 1, whichever is larger
-};
-// 16-bit dtypes: two units in the last place, since the loop below rounds states as the kernels do.
-constexpr DtypeTraits kDtypes[] = {
-    {"float32", 4, 2e-5}, {"float64", 8, 1e-11}, {"bfloat16", 2, 1.6e-2}, {"float16", 2, 2e-3}};
-constexpr const DtypeTraits& traits(Dtype dtype) { return kDtypes[static_cast<int>(dtype)]; }
-
-// An array and what it must hold after the run: NaN wherever nobody has business.
-class Array {
- public:
-  Array(const char* name, Dtype dtype, int64_t size)
-      : name_(name), dtype_(dtype), data_(new char[size * traits(dtype).bytes]), expected_(size, kNan) {
-    for (int64_t i = 0; i < size; ++i) put(i, kNan);
-  }
-
-  void* data() const { return data_.get(); }
-
-  double get(int64_t i) const {
-    switch (dtype_) {
-      case Dtype::f32:
-        return reinterpret_cast<const float*>(data_.get())[i];
-      case Dtype::f64:
-        return reinterpret_cast<const double*>(data_.get())[i];
-      case Dtype::bf16:
-        return kBf16.decode(reinterpret_cast<const uint16_t*>(data_.get())[i]);
-      case Dtype::f16:
-        return kF16.decode(reinterpret_cast<const uint16_t*>(data_.get())[i]);
-    }
-    return kNan;
-  }
-
-  void put(int64_t i, double x) {
-    switch (dtype_) {
-      case Dtype::f32:
-        reinterpret_cast<float*>(data_.get())[i] = static_cast<float>(x);
-        break;
-      case Dtype::f64:
-        reinterpret_cast<double*>(data_.get())[i] = x;
-        break;
-      case Dtype::bf16:
-        reinterpret_cast<uint16_t*>(data_.get())[i] = kBf16.encode(x);
-        break;
-      case Dtype::f16:
-        reinterpret_cast<uint16_t*>(data_.get())[i] = kF16.encode(x);
-        break;
-    }
-    expected_[i] = get(i);
-  }
-
-  // Returns what a kernel would read back.
-  double expect(int64_t i, double x) {
-    expected_[i] = x;
-    if (dtype_ == Dtype::bf16) expected_[i] = kBf16.decode(kBf16.encode(x));
-    if (dtype_ == Dtype::f16) expected_[i] = kF16.decode(kF16.encode(x));
-    return expected_[i];
-  }
-
-  // Empty if all is well.
-  std::string mismatch() const {
-    for (size_t i = 0; i < expected_.size(); ++i) {
-      const double actual = get(i), expected = expected_[i];
-      const bool same =
-          std::isnan(expected)
-              ? std::isnan(actual)
-              : std::fabs(actual - expected) <= traits(dtype_).tolerance * std::max(1., std::fabs(expected));
-      if (!same) {
-        char text[128];
-        std::snprintf(text, sizeof text, "%s[%zu of %zu] is %.17g, expected %.17g", name_, i,
-                      expected_.size(), actual, expected);
-        return text;
-      }
-    }
-    return "";
-  }
-
- private:
-  const char* name_;
-  Dtype dtype_;
-  std::unique_ptr<char[]> data_;
-  std::vector<double> expected_;
-};
+namespace rnnfast::driver {
 
 struct Split {
   int workers, crew;
@@ -143,31 +31,46 @@ constexpr Split kSplits[] = {{1, 1, WeightLayout::packed}, {1, 1, WeightLayout::
                              {2, 2, WeightLayout::packed}, {2, 2, WeightLayout::in_place},
                              {4, 2, WeightLayout::packed}, {4, 2, WeightLayout::in_place},
                              {3, 3, WeightLayout::packed}, {3, 3, WeightLayout::in_place}};
-constexpr int kCombinations = std::size(kSplits) * std::size(kDtypes) * 2;
+
+struct Arithmetic {
+  const char* name;
+  Dtype dtype;
+  double tolerance;
+  bool int8 = false;  // weights of 8 bits, in forward passes
+};
+// 16-bit dtypes: two units in the last place, since the oracle rounds states as the kernels do. With weights
+// of 8 bits what they multiply is rounded to 16.
+constexpr Arithmetic kArithmetics[] = {{"float32", Dtype::f32, 2e-5},
+                                       {"float64", Dtype::f64, 1e-11},
+                                       {"bfloat16", Dtype::bf16, 1.6e-2},
+                                       {"float16", Dtype::f16, 2e-3},
+                                       {"int8", Dtype::f32, 3e-4, true}};
+
+struct Kind {
+  const char* name;
+  Cell cell;
+  bool projected = false;
+};
+constexpr Kind kKinds[] = {{"elman tanh", Cell::elman_tanh},
+                           {"elman relu", Cell::elman_relu},
+                           {"lstm", Cell::lstm},
+                           {"lstm with projection", Cell::lstm, true},
+                           {"gru", Cell::gru}};
+
+constexpr Pass kPasses[] = {Pass::forward, Pass::bptt};
+constexpr int kCombinations =
+    std::size(kSplits) * std::size(kArithmetics) * std::size(kKinds) * std::size(kPasses);
+
+enum class Content { nothing, values };
 
 class Trial {
  public:
-  // Consecutive numbers go through all combinations of split, dtype and pass; the rest is drawn.
+  // Consecutive numbers go through all combinations of split, arithmetic, cell and pass; the rest is drawn.
   Trial(int number, uint64_t seed) : random_(seed * 1000003 + number) {
-    split_ = kSplits[number % std::size(kSplits)];
-    dtype_ = static_cast<Dtype>(number / std::size(kSplits) % std::size(kDtypes));
-    pass_ = number / (std::size(kSplits) * std::size(kDtypes)) % 2 ? Pass::bptt : Pass::forward;
-    relu_ = chance(2);
-    H_ = one_of({1, 5, 17, 33, 64, 65, 130});
-    r_.T = one_of({1, 2, 5}), r_.B = one_of({1, 3, 7, 13}), r_.G = one_of({1, 2}), r_.units[0] = H_;
-    r_.direction = static_cast<Direction>(one_of({0, 1, 2}));
-    ragged_ = chance(2), packed_ = ragged_ && !chance(4);
-    if (ragged_) {
-      counts_.resize(r_.T), offsets_.resize(r_.T);
-      int64_t rows = 0, count = r_.B;
-      for (int64_t t = 0; t < r_.T; ++t) {
-        counts_[t] = count, offsets_[t] = rows;
-        rows += count;
-        count = std::uniform_int_distribution<int64_t>(1, count)(random_);
-      }
-      r_.counts = counts_.data();
-      if (packed_) r_.offsets = offsets_.data();
-    }
+    split_ = take(kSplits, number), arithmetic_ = take(kArithmetics, number), kind_ = take(kKinds, number);
+    pass_ = arithmetic_.int8 ? Pass::forward : take(kPasses, number);
+    draw_sizes();
+    draw_steps();
     pass_ == Pass::forward ? forward() : bptt();
   }
 
@@ -175,22 +78,29 @@ class Trial {
     Plan plan;
     plan.schedule = split_.crew > 1 ? Schedule::unit_split : Schedule::batch_split;
     plan.workers = split_.workers, plan.crew = split_.crew, plan.weights = split_.weights;
-    run_elman(r_, relu_ ? Cell::elman_relu : Cell::elman_tanh, pass_, dtype_, plan);
+    if (lstm()) {
+      run_lstm(r_, pass_, arithmetic_.dtype, plan);
+    } else if (gru()) {
+      run_gru(r_, pass_, arithmetic_.dtype, plan);
+    } else {
+      run_elman(r_, kind_.cell, pass_, arithmetic_.dtype, plan);
+    }
   }
 
   std::string mismatch() const {
     std::string found;
     for (const auto& array : arrays_)
-      if (found.empty()) found = array->mismatch();
+      if (found.empty()) found = array->mismatch(arithmetic_.tolerance);
     return found;
   }
 
   std::string name() const {
     const char* directions[] = {"forward in time", "reverse", "bidirectional"};
-    std::string text = relu_ ? "relu" : "tanh";
+    std::string text = kind_.name;
     text += pass_ == Pass::forward ? " forward " : " bptt ";
-    text += traits(dtype_).name;
-    for (const auto& [letter, size] : {std::pair{" T=", r_.T}, {" B=", r_.B}, {" H=", H_}, {" G=", r_.G}})
+    text += arithmetic_.name;
+    for (const auto& [letter, size] :
+         {std::pair{" T=", r_.T}, {" B=", r_.B}, {" I=", I_}, {" H=", H_}, {" P=", P_}, {" G=", r_.G}})
       text += letter + std::to_string(size);
     text += std::string(" ") + directions[static_cast<int>(r_.direction)];
     text += packed_ ? " packed" : ragged_ ? " ragged" : "";
@@ -199,27 +109,61 @@ class Trial {
   }
 
  private:
-  bool chance(int n) { return random_() % n == 0; }
-  int64_t one_of(const std::vector<int64_t>& values) { return values[random_() % values.size()]; }
-  double uniform() { return std::uniform_real_distribution<double>(-1, 1)(random_); }
-  // Matrices whose rows and columns sum to less than 1: states do not grow from step to step.
-  double weight() { return std::copysign(0.75 + uniform() / 4, uniform()) / static_cast<double>(H_); }
-  double state() {
-    const double h = uniform();
-    return relu_ && h < 0 ? 0 : h;
+  template <class T, size_t N>
+  static T take(const T (&of)[N], int& number) {
+    const T one = of[number % N];
+    number /= N;
+    return one;
   }
 
-  // Rows may lie apart, with NaN between them.
-  int64_t row_length() { return chance(3) ? H_ + 3 : H_; }
+  bool chance(int64_t n) { return random_() % n == 0; }
+  int64_t one_of(const std::vector<int64_t>& values) { return values[random_() % values.size()]; }
+  double uniform() { return std::uniform_real_distribution<double>(-1, 1)(random_); }
   bool given(const char* name, int n = 2) {
     const bool yes = !chance(n);
     if (yes) options_ += std::string(" ") + name;
     return yes;
   }
 
-  Array* array(const char* name, int64_t size) {
-    arrays_.push_back(std::make_unique<Array>(name, dtype_, size));
+  bool lstm() const { return kind_.cell == Cell::lstm; }
+  bool gru() const { return kind_.cell == Cell::gru; }
+
+  // Some sequences are long, with many rows: what is computed ahead of their steps takes several chunks.
+  void draw_sizes() {
+    const bool many = chance(8);
+    r_.T = many ? one_of({20, 40}) : one_of({1, 2, 5}), r_.B = many ? one_of({13, 29, 60}) : one_of({1, 3, 7, 13});
+    H_ = many ? one_of({5, 17, 33}) : one_of({1, 5, 17, 33, 64, 65, 130});
+    P_ = kind_.projected ? one_of({1, 4, 17, 33, 70}) : H_;
+    I_ = !many && H_ < 64 && chance(4) ? one_of({270, 530}) : one_of({1, 2, 7, 31, 64});
+    K_ = gates(kind_.cell) * H_;
+    r_.G = one_of({1, 2});
+    r_.units[0] = H_, r_.units[1] = kind_.projected ? P_ : 0;
+    r_.direction = static_cast<Direction>(one_of({0, 1, 2}));
+  }
+
+  void draw_steps() {
+    ragged_ = chance(2), packed_ = ragged_ && !chance(4);
+    if (!ragged_) return;
+    int64_t rows = 0, count = r_.B;
+    for (int64_t t = 0; t < r_.T; ++t) {
+      counts_.push_back(count), offsets_.push_back(rows);
+      rows += count;
+      if (chance(1 + r_.T / 5)) count = std::uniform_int_distribution<int64_t>(1, count)(random_);
+    }
+    r_.counts = counts_.data();
+    if (packed_) r_.offsets = offsets_.data();
+  }
+
+  // Rows may lie apart, with NaN between them.
+  int64_t row_length(int64_t width) { return chance(3) ? width + 3 : width; }
+
+  Array* array(const char* name, Format format, const Strides& strides, int64_t size) {
+    arrays_.push_back(std::make_unique<Array>(name, format, strides, size));
     return arrays_.back().get();
+  }
+  // In the dtype of the pass.
+  Array* array(const char* name, const Strides& strides, int64_t size) {
+    return array(name, static_cast<Format>(arithmetic_.dtype), strides, size);
   }
 
   // Calls visit(g, t, b) for each row of values of a stream.
@@ -229,170 +173,192 @@ class Trial {
       for (int64_t t = 0; t < r_.T; ++t)
         for (int64_t b = 0; b < r_.active(t); ++b) visit(g, t, b);
   }
-  int64_t place(const Stream& s, int64_t g, int64_t t, int64_t b) const {
-    return r_.position(s, g, t) + b * s.row;
-  }
-  static int64_t place(const End& e, int64_t g, int64_t b) { return g * e.group + b * e.row; }
 
-  template <class Draw>
-  Array* stream(int index, const char* name, const Draw& draw) {
-    Stream& s = r_.streams[index];
-    const int64_t row = row_length(), order = chance(3) ? 2 : chance(2);
-    if (packed_) {
-      s.group = row, s.row = r_.G * row;
-    } else if (order == 0) {  // time first
-      s.group = row, s.row = r_.G * row, s.step = r_.B * s.row;
-    } else if (order == 1) {  // batch first
-      s.group = row, s.step = r_.G * row, s.row = r_.T * s.step;
-    } else {  // groups first
+  void draw_row(Array* a, int64_t g, int64_t t, int64_t b, int64_t width, double scale = 1) {
+    for (int64_t j = 0; j < width; ++j) a->put(g, t, b, j, scale * uniform());
+  }
+
+  // `shared`: the same for all groups.
+  Strides stream_strides(int64_t row, bool shared) {
+    const int64_t order = chance(3) ? 2 : chance(2), groups = shared ? 1 : r_.G;
+    Strides s{row, 0, groups * row, r_.offsets};
+    if (!packed_ && order == 0) {  // time first
+      s.step = r_.B * s.row;
+    } else if (!packed_ && order == 1) {  // batch first
+      s.step = groups * row, s.row = r_.T * s.step;
+    } else if (!packed_) {  // groups first
       s.row = row, s.step = r_.B * row, s.group = r_.T * s.step;
     }
+    if (shared) s.group = 0;
+    return s;
+  }
+
+  Array* stream(const char* name, int64_t width, Content content, bool shared = false) {
+    const Strides s = stream_strides(row_length(width), shared);
     int64_t size = 0;
-    each_row([&](int64_t g, int64_t t, int64_t b) { size = std::max(size, place(s, g, t, b) + H_); });
-    Array* a = array(name, size);
-    s.data = a->data();
-    each_row([&](int64_t g, int64_t t, int64_t b) {
-      for (int64_t j = 0; j < H_; ++j) a->put(place(s, g, t, b) + j, draw());
-    });
+    each_row([&](int64_t g, int64_t t, int64_t b) { size = std::max(size, s.place(g, t, b) + width); });
+    Array* a = array(name, s, size);
+    if (content == Content::values)
+      each_row([&](int64_t g, int64_t t, int64_t b) { draw_row(a, g, t, b, width); });
     return a;
   }
 
-  template <class Draw>
-  Array* end(int index, const char* name, const Draw& draw) {
-    End& e = r_.ends[index];
-    e.row = row_length(), e.group = r_.B * e.row;
-    Array* a = array(name, place(e, r_.G - 1, r_.B - 1) + H_);
-    e.data = a->data();
-    for (int64_t g = 0; g < r_.G; ++g)
-      for (int64_t b = 0; b < r_.B; ++b)
-        for (int64_t j = 0; j < H_; ++j) a->put(place(e, g, b) + j, draw());
+  Array* end(const char* name, int64_t width, Content content) {
+    const int64_t row = row_length(width);
+    const Strides s{r_.B * row, 0, row};
+    Array* a = array(name, s, s.place(r_.G - 1, 0, r_.B - 1) + width);
+    for (int64_t i = 0; content == Content::values && i < r_.G * r_.B; ++i)
+      draw_row(a, i / r_.B, 0, i % r_.B, width);
     return a;
   }
 
-  Array* matrix() {
-    Matrix& m = r_.matrices[0];
-    m.row = row_length(), m.group = H_ * m.row, m.rows = m.columns = H_;
-    Array* a = array("w_hh", (r_.G * H_ - 1) * m.row + H_);
-    m.data = a->data();
-    for (int64_t i = 0; i < r_.G * H_; ++i)
-      for (int64_t j = 0; j < H_; ++j) a->put(i * m.row + j, weight());
+  Array* vector(int index, const char* name, int64_t width) {
+    const Strides s{row_length(width)};
+    Array* a = array(name, s, s.place(r_.G - 1, 0, 0) + width);
+    for (int64_t g = 0; g < r_.G; ++g) draw_row(a, g, 0, 0, width);
+    r_.vectors[index] = {a->data(), s.group};
     return a;
   }
 
-  Array* vector(int index) {
-    Vector& v = r_.vectors[index];
-    v.group = row_length();
-    Array* a = array("bias", (r_.G - 1) * v.group + H_);
-    v.data = a->data();
-    for (int64_t g = 0; g < r_.G; ++g)
-      for (int64_t j = 0; j < H_; ++j) a->put(g * v.group + j, uniform());
+  Array* matrix(int index, const char* name, int64_t parts, int64_t units, int64_t columns, double scale) {
+    if (arithmetic_.int8) return int8_matrix(index, name, parts, units, columns, scale);
+    const int64_t rows = parts * units, row = row_length(columns);
+    const Strides s{rows * row, 0, row};
+    Array* a = array(name, s, s.place(r_.G - 1, 0, rows - 1) + columns);
+    for (int64_t i = 0; i < r_.G * rows; ++i) draw_row(a, i / rows, 0, i % rows, columns, scale);
+    r_.matrices[index] = {a->data(), s.group, s.row, rows, columns};
     return a;
   }
 
-  // Calls step(t) for each step in the order in which group g is processed.
-  template <class Step>
-  void in_order(int64_t g, const Step& step) const {
-    const bool descending = r_.reversed(g) != (pass_ == Pass::bptt);
-    for (int64_t i = 0; i < r_.T; ++i) step(descending ? r_.T - 1 - i : i);
+  // Arranged as cpu/int8.h says; returns what it stands for.
+  Array* int8_matrix(int index, const char* name, int64_t parts, int64_t units, int64_t columns,
+                     double scale) {
+    constexpr int64_t kBlock = 16;
+    const int64_t rows = parts * units, lanes = parts * kBlock;
+    const int64_t blocks = ceil_div(units, kBlock), pairs = ceil_div(columns, 2);
+    Array* q = array(name, Format::i8, {blocks * pairs * 2 * lanes, pairs * 2 * lanes, 2 * lanes},
+                     r_.G * blocks * pairs * 2 * lanes);
+    Array* scales = array("scales", Format::f32, {blocks * lanes, lanes, kBlock}, r_.G * blocks * lanes);
+    Array* exact = array(name, Format::f64, {rows * columns, 0, columns}, r_.G * rows * columns);
+    scales->fill(0);
+    for (int64_t i = 0; i < r_.G * rows; ++i) {
+      const int64_t g = i / rows, part = i % rows / units, unit = i % units;
+      const int64_t block = unit / kBlock, lane = unit % kBlock;
+      scales->put(g, block, part, lane, scale / 127 * (0.75 + uniform() / 4));
+      const double own_scale = scales->row(g, block, part)[lane];
+      for (int64_t k = 0; k < columns; ++k) {
+        const double whole = std::round(127 * uniform());
+        q->put(g, block, k / 2, 2 * (part * kBlock + lane) + k % 2, whole);
+        exact->put(g, 0, i % rows, k, own_scale * whole);
+      }
+    }
+    r_.matrices[index] = {q->data(), 0, 0, rows, columns, static_cast<const float*>(scales->data())};
+    return exact;
+  }
+
+  void use(int place, const Array* a) {
+    if (a) r_.streams[place] = {a->data(), a->strides().group, a->strides().step, a->strides().row};
+  }
+  void use_end(int place, const Array* a) {
+    if (a) r_.ends[place] = {a->data(), a->strides().group, a->strides().row};
+  }
+
+  // What a forward pass reads. Multiplying by w_hh or w_hr, transposed or not, does not make rows longer, so
+  // that states do not grow from step to step.
+  void draw_layer(bool projects) {
+    using Places = ForwardPlaces;
+    const double scale = 0.5 / std::sqrt(std::max(H_, P_));
+    const int64_t parts = gates(kind_.cell);
+    if (projects) {
+      a_.input = stream("input", I_, Content::values, given("shared"));
+      a_.w_ih = matrix(Places::kWih, "w_ih", parts, H_, I_, 1 / std::sqrt(I_));
+    } else {
+      a_.gates = stream("gates", K_, Content::values);
+    }
+    a_.w_hh = matrix(Places::kWhh, "w_hh", parts, H_, P_, scale);
+    if (kind_.projected) a_.w_hr = matrix(Places::kWhr, "w_hr", 1, P_, H_, scale);
+    if (given("bias")) a_.bias = vector(Places::kBias, "bias", gru() ? K_ + H_ : K_);
+    if (given("h0")) a_.h0 = end("h0", P_, Content::values);
+    if (lstm() && given("c0")) a_.c0 = end("c0", H_, Content::values);
+  }
+
+  // What it leaves for BPTT; `all`, or some.
+  void make_saved(bool all) {
+    const auto saved = [&](const char* name, int64_t width, bool has) {
+      return has && (all || given(name)) ? stream(name, width, Content::nothing) : nullptr;
+    };
+    a_.activations = saved("activations", K_, lstm() || gru());
+    a_.c = saved("c", H_, lstm());
+    a_.inner = saved("inner", H_, gru() || kind_.projected);
   }
 
   void forward() {
-    using Places = Elman<Tanh>::Forward;
-    const auto any = [&] { return uniform(); };
-    const auto nothing = [] { return kNan; };
-    const Array* gates = stream(Places::kGates, "gates", any);
-    Array* y = nullptr;
-    if (given("in-place")) {  // states take the place of gates
-      y = arrays_.back().get();
-      r_.streams[Places::kY] = r_.streams[Places::kGates];
-    } else {
-      y = stream(Places::kY, "y", nothing);
-    }
-    const Array* h0 = given("h0") ? end(Places::kH0, "h0", any) : nullptr;
-    Array* h_n = given("h_n", 4) ? end(Places::kHN, "h_n", nothing) : nullptr;
-    const Array* bias = given("bias") ? vector(Places::kBias) : nullptr;
-    const Array* w = matrix();
-    const Matrix& m = r_.matrices[0];
-
-    for (int64_t g = 0; g < r_.G; ++g) {
-      std::vector<std::vector<double>> h(r_.B, std::vector<double>(H_));
-      for (int64_t b = 0; h0 && b < r_.B; ++b)
-        for (int64_t j = 0; j < H_; ++j) h[b][j] = h0->get(place(r_.ends[Places::kH0], g, b) + j);
-      in_order(g, [&](int64_t t) {
-        for (int64_t b = 0; b < r_.active(t); ++b) {
-          std::vector<double> next(H_);
-          for (int64_t j = 0; j < H_; ++j) {
-            double x = gates->get(place(r_.streams[Places::kGates], g, t, b) + j);
-            if (bias) x += bias->get(g * r_.vectors[Places::kBias].group + j);
-            for (int64_t k = 0; k < H_; ++k) x += w->get(g * m.group + j * m.row + k) * h[b][k];
-            x = relu_ ? std::max(x, 0.) : std::tanh(x);
-            next[j] = y->expect(place(r_.streams[Places::kY], g, t, b) + j, x);
-          }
-          h[b] = next;
-        }
-      });
-      for (int64_t b = 0; h_n && b < r_.B; ++b)
-        for (int64_t j = 0; j < H_; ++j) h_n->expect(place(r_.ends[Places::kHN], g, b) + j, h[b][j]);
-    }
+    using Places = ForwardPlaces;
+    draw_layer(given("input"));
+    const bool may_replace = a_.gates && K_ == P_ && !lstm();
+    a_.y = may_replace && given("in-place") ? a_.gates : stream("y", P_, Content::nothing);
+    make_saved(false);
+    if (given("h_n", 4)) a_.h_n = end("h_n", P_, Content::nothing);
+    if (lstm() && given("c_n", 4)) a_.c_n = end("c_n", H_, Content::nothing);
+    use(Places::kGates, a_.gates), use(Places::kInput, a_.input), use(Places::kY, a_.y);
+    use(Places::kActivations, a_.activations), use(Places::kC, a_.c), use(Places::kInner, a_.inner);
+    use_end(Places::kH0, a_.h0), use_end(Places::kHN, a_.h_n);
+    use_end(Places::kC0, a_.c0), use_end(Places::kCN, a_.c_n);
+    Oracle(r_, kind_.cell, a_).forward();
   }
 
+  // The forward pass before it is the oracle's.
   void bptt() {
-    using Places = Elman<Tanh>::Adjoint;
-    const auto any = [&] { return uniform(); };
-    const auto nothing = [] { return kNan; };
-    const Array* y = stream(Places::kY, "y", [&] { return state(); });
-    const Array* dy = given("dy", 4) ? stream(Places::kDy, "dy", any) : nullptr;
-    const Array* dh_n = !dy || given("dh_n") ? end(Places::kDhN, "dh_n", any) : nullptr;
-    Array* dgates = stream(Places::kDGates, "dgates", nothing);
-    const Array* w = matrix();
-    const Matrix& m = r_.matrices[0];
+    using Places = AdjointPlaces;
+    draw_layer(false);
+    a_.y = stream("y", P_, Content::nothing);
+    make_saved(true);
+    Oracle(r_, kind_.cell, a_).forward();
+    for (Array* read : {a_.y, a_.activations, a_.c, a_.inner})
+      if (read) read->put_expected();
 
-    for (int64_t g = 0; g < r_.G; ++g) {
-      std::vector<std::vector<double>> dh(r_.B, std::vector<double>(H_));
-      for (int64_t b = 0; dh_n && b < r_.B; ++b)
-        for (int64_t j = 0; j < H_; ++j) dh[b][j] = dh_n->get(place(r_.ends[Places::kDhN], g, b) + j);
-      in_order(g, [&](int64_t t) {
-        for (int64_t b = 0; b < r_.active(t); ++b) {
-          std::vector<double> before(H_);
-          for (int64_t j = 0; j < H_; ++j) {
-            const double h = y->get(place(r_.streams[Places::kY], g, t, b) + j);
-            const double slope = !relu_ ? 1 - h * h : h > 0 ? 1 : 0;
-            const double d = dy ? dy->get(place(r_.streams[Places::kDy], g, t, b) + j) : 0;
-            const double dgate = slope * (dh[b][j] + d);
-            dgates->expect(place(r_.streams[Places::kDGates], g, t, b) + j, dgate);
-            for (int64_t k = 0; k < H_; ++k) before[k] += w->get(g * m.group + j * m.row + k) * dgate;
-          }
-          dh[b] = before;
-        }
-      });
-    }
+    draw_loss();
+    const auto wanted = [&](const char* name, int64_t width, bool has) {
+      return has && given(name, 4) ? stream(name, width, Content::nothing) : nullptr;
+    };
+    a_.dgates = stream("dgates", K_, Content::nothing);
+    a_.dinner = wanted("dinner", H_, gru()), a_.dh = wanted("dh", P_, kind_.projected);
+    if (gru() && given("dh0")) a_.dh0 = end("dh0", H_, Content::nothing);
+    if (lstm() && given("dc0")) a_.dc0 = end("dc0", H_, Content::nothing);
+    use(Places::kDy, a_.dy), use(Places::kDc, a_.dc), use(Places::kY, a_.y), use(Places::kC, a_.c);
+    use(Places::kActivations, a_.activations), use(Places::kInner, a_.inner);
+    use(Places::kDGates, a_.dgates), use(Places::kDInner, a_.dinner), use(Places::kDh, a_.dh);
+    use_end(Places::kDhN, a_.dh_n), use_end(Places::kDcN, a_.dc_n);
+    use_end(Places::kH0, a_.h0), use_end(Places::kC0, a_.c0);
+    use_end(Places::kDh0, a_.dh0), use_end(Places::kDc0, a_.dc0);
+    Oracle(r_, kind_.cell, a_).adjoint();
+  }
+
+  // Derivatives of the loss.
+  void draw_loss() {
+    if (given("dy", 4)) a_.dy = stream("dy", P_, Content::values);
+    if (lstm() && given("dc")) a_.dc = stream("dc", H_, Content::values);
+    if (lstm() && given("dc_n")) a_.dc_n = end("dc_n", H_, Content::values);
+    if (!a_.dy || given("dh_n")) a_.dh_n = end("dh_n", P_, Content::values);
   }
 
   std::mt19937_64 random_;
   Split split_;
-  Dtype dtype_;
+  Arithmetic arithmetic_;
+  Kind kind_;
   Pass pass_;
-  bool relu_, ragged_, packed_;
-  int64_t H_;
+  bool ragged_, packed_;
+  int64_t I_, H_, P_, K_;
   Recurrence r_;
   std::vector<int64_t> counts_, offsets_;
   std::vector<std::unique_ptr<Array>> arrays_;
+  LayerArrays a_;
   std::string options_;
 };
 
 std::string current;  // the problem that runs
 
-}  // namespace
-
-// Of the sanitizers' runtime: what to call before ending the process with a report.
-extern "C" __attribute__((weak)) void __sanitizer_set_death_callback(void (*callback)());
-
-int main(int argc, char** argv) {
-  const int problems = std::max(kCombinations, argc > 1 ? std::atoi(argv[1]) : 320);
-  const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 0;
-  const int only = argc > 3 ? std::atoi(argv[3]) : -1;
-  if (__sanitizer_set_death_callback)
-    __sanitizer_set_death_callback([] { std::fprintf(stderr, "in %s\n", current.c_str()); });
+int run(int problems, uint64_t seed, int only) {
   for (int number = 0; number < problems; ++number) {
     if (only >= 0 && number != only) continue;
     Trial trial(number, seed);
@@ -400,10 +366,24 @@ int main(int argc, char** argv) {
     if (only >= 0) std::fprintf(stderr, "%s\n", current.c_str());
     std::thread([&] { trial.run(); }).join();
     const std::string mismatch = trial.mismatch();
-    if (!mismatch.empty()) {
-      std::fprintf(stderr, "%s: %s\n", current.c_str(), mismatch.c_str());
-      return 1;
-    }
+    if (mismatch.empty()) continue;
+    std::fprintf(stderr, "%s: %s\n", current.c_str(), mismatch.c_str());
+    return 1;
   }
   std::printf("%d problems\n", only >= 0 ? 1 : problems);
+  return 0;
+}
+
+}  // namespace rnnfast::driver
+
+// Of the sanitizers' runtime: what to call before ending the process with a report.
+extern "C" __attribute__((weak)) void __sanitizer_set_death_callback(void (*callback)());
+
+int main(int argc, char** argv) {
+  using namespace rnnfast::driver;
+  const int problems = std::max(kCombinations, argc > 1 ? std::atoi(argv[1]) : kCombinations);
+  const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 0;
+  if (__sanitizer_set_death_callback)
+    __sanitizer_set_death_callback([] { std::fprintf(stderr, "in %s\n", current.c_str()); });
+  return run(problems, seed, argc > 3 ? std::atoi(argv[3]) : -1);
 }
