@@ -5,10 +5,41 @@
 
 namespace rnnfast {
 
+// A row of a panel of bfloat16 is quicker to widen where two vectors of it are interleaved: those of the
+// first in the lower halves of 32 bits, those of the second in the upper. So are the first `kPaired` vectors
+// of a panel.
+template <class S>
+constexpr int paired(int vectors) {
+  return std::is_same_v<S, bf16> ? vectors / 2 * 2 : 0;
+}
+
+inline void interleave_pairs(bf16* row, int vectors) {
+  constexpr int VL = kLanes<bf16>;
+  for (int j = 0; j < paired<bf16>(vectors); j += 2, row += 2 * VL) {
+    const auto first = bit_cast<Bits<float>>(load(row)), second = bit_cast<Bits<float>>(load(row + VL));
+    const auto both = first >> 16 | second;
+    std::memcpy(row, &both, sizeof both);
+  }
+}
+
+// Vector j of a row of a panel.
+template <class S, int kPaired>
+inline Vec<Compute<S>> vector_of_panel(const S* row, int j) {
+  constexpr int VL = kLanes<S>;
+  if constexpr (kPaired > 0) {
+    if (j < kPaired) {
+      Bits<float> both;
+      std::memcpy(&both, row + j / 2 * 2 * VL, sizeof both);
+      return bit_cast<Vec<float>>(j % 2 ? both & 0xffff0000u : both << 16);
+    }
+  }
+  return load(row + j * VL);
+}
+
 // out[i][j] = sum over k of a[i][k] * panel[k][j], each sum taken in the order of k, for MR rows of `a`, NV
 // vectors of columns; `adds`: in addition to what is there. Rows lie `a_row`, `panel_row` and `out_row`
 // apart, the columns of `a` `a_column`.
-template <class S, int MR, int NV>
+template <class S, int MR, int NV, int kPaired>
 void multiply(const Compute<S>* a, int64_t a_row, int64_t a_column, const S* panel, int64_t panel_row,
               int64_t K, Compute<S>* out, int64_t out_row, bool adds) {
   using V = Vec<Compute<S>>;
@@ -17,7 +48,7 @@ void multiply(const Compute<S>* a, int64_t a_row, int64_t a_column, const S* pan
   for (int64_t k = 0; k < K; ++k, a += a_column, panel += panel_row) {
     V w[NV];
 #pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j) w[j] = load(panel + j * VL);
+    for (int j = 0; j < NV; ++j) w[j] = vector_of_panel<S, kPaired>(panel, j);
 #pragma GCC unroll 8
     for (int i = 0; i < MR; ++i) {
       const Compute<S> x = a[i * a_row];
@@ -43,15 +74,15 @@ using Multiply = void (*)(const Compute<S>*, int64_t, int64_t, const S*, int64_t
 constexpr int64_t kRun = 256;
 
 // The microkernel for `rows` <= MR rows and `vectors` <= NV vectors.
-template <class S, int MR, int NV>
+template <class S, int MR, int NV, int kPaired = 0>
 Multiply<S> multiply_sized(int rows, int vectors) {
   if constexpr (NV > 1) {
-    if (vectors < NV) return multiply_sized<S, MR, NV - 1>(rows, vectors);
+    if (vectors < NV) return multiply_sized<S, MR, NV - 1, kPaired>(rows, vectors);
   }
   if constexpr (MR > 1) {
-    if (rows < MR) return multiply_sized<S, MR - 1, NV>(rows, vectors);
+    if (rows < MR) return multiply_sized<S, MR - 1, NV, kPaired>(rows, vectors);
   }
-  return multiply<S, MR, NV>;
+  return multiply<S, MR, NV, kPaired>;
 }
 
 // Rows of the batch and of the matrix that `dot` takes at a time: as many accumulators as hide the latency of

@@ -50,7 +50,7 @@ void pack_columns(const S* from, int64_t row, int count, int64_t K, S* to, int64
       square[lane] = steps == VL ? load(p) : load(p, steps);
     }
     transpose<Compute<S>>(square);
-    for (int i = 0; i < steps; ++i, to += panel_row) store(to, square[i]);
+    for (int i = 0; i < steps; ++i, to += panel_row) store_unchanged(to, square[i]);
   }
 }
 
@@ -81,6 +81,9 @@ void pack_panel(const Recurrence& r, int64_t g, int64_t panel, S* out) {
         pack_columns(data + (column * units + unit) * m.row, m.row, lanes, K, to, P::kWidth);
       }
     }
+  }
+  if constexpr (std::is_same_v<S, bf16>) {
+    for (int64_t k = 0; k < K; ++k) interleave_pairs(out + k * P::kWidth, P::kTile.vectors);
   }
 }
 
@@ -131,18 +134,20 @@ class Weights {
         return multiply_int8(first, rows, panel * P::kUnits, static_cast<int>(blocks), results, result_row);
       }
     }
-    const auto multiply_panel =
-        multiply_sized<S, P::kTile.rows, P::kTile.vectors>(rows, static_cast<int>(blocks) * P::kColumns);
-    const auto by_runs = [&](const S* columns, int64_t column_row) {
+    const int vectors = static_cast<int>(blocks) * P::kColumns;
+    const auto by_runs = [&](Multiply<S> multiply_panel, const S* columns, int64_t column_row) {
       for (int64_t k = 0; k < K_; k += kRun)
         multiply_panel(a + k, a_row, 1, columns + k * column_row, column_row, std::min(kRun, K_ - k), results,
                        result_row, k > 0);
     };
-    if (!stays(panel)) return by_runs(packed(panel), P::kWidth);
+    constexpr int kRows = P::kTile.rows, kVectors = P::kTile.vectors;
+    if (!stays(panel))
+      return by_runs(multiply_sized<S, kRows, kVectors, paired<S>(kVectors)>(rows, vectors), packed(panel),
+                     P::kWidth);
     const Matrix& m = r_.matrices[Phase::kMatrix];
     const S* data = static_cast<const S*>(m.data) + g_ * m.group;
     if constexpr (Phase::kTransposed) {
-      by_runs(data + panel * P::kUnits, m.row);
+      by_runs(multiply_sized<S, kRows, kVectors>(rows, vectors), data + panel * P::kUnits, m.row);
     } else {
       int64_t unit = panel * P::kUnits;
       for (int block = 0; block < blocks; ++block, unit += VL) {

@@ -131,6 +131,10 @@ inline Vec<Compute<S>> load(const S* p) {
 
 template <>
 inline Vec<float> load(const bf16* p) {
+#if defined(__AVX512F__)  // GCC 12 would do it by halves
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return bit_cast<Vec<float>>(_mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, bits), 16));
+#endif
   detail::Half16 half;
   std::memcpy(&half, p, sizeof half);
   return bit_cast<Vec<float>>(__builtin_convertvector(half, Bits<float>) << 16);
@@ -174,6 +178,24 @@ inline void store(f16* p, Vec<float> v) {
                    _mm256_cvtps_ph(bit_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
 #else
   for (int i = 0; i < kLanes<f16>; ++i) p[i] = to_f16(v[i]);
+#endif
+}
+
+// Values that were loaded from an array of S: nothing is to be rounded.
+template <class S>
+inline void store_unchanged(S* p, Vec<Compute<S>> v) {
+  store(p, v);
+}
+
+template <>
+inline void store_unchanged(bf16* p, Vec<float> v) {
+  const Bits<float> bits = bit_cast<Bits<float>>(v) >> 16;
+#if defined(__AVX512F__)  // GCC 12 would do it by halves
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_maskz_cvtepi32_epi16(0xffff, bit_cast<__m512i>(bits)));
+#else
+  const auto half = __builtin_convertvector(bits, detail::Half16);
+  std::memcpy(p, &half, sizeof half);
 #endif
 }
 
