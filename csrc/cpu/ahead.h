@@ -69,10 +69,11 @@ void for_each_run(const Rows<S>& w, const Stream& input, int64_t begin, int64_t 
   const auto at = [&](int64_t t) {
     return static_cast<const S*>(input.data) + r.position(input, w.group, t) + w.row_begin * input.row;
   };
+  const bool all = !r.counts;  // rows at each step
   const bool follow =
-      r.offsets ? w.row_begin == 0 && r.active(begin) <= w.row_end : input.step == rows * input.row;
+      r.offsets ? w.row_begin == 0 && r.active(begin) <= w.row_end : all && input.step == rows * input.row;
   if (follow || steps == 1) return f(Run<S>{at(begin), input.row, active, 0, 1});
-  if (!r.offsets && rows < steps) {
+  if (all && rows < steps) {
     for (int64_t row = 0; row < rows; ++row)
       f(Run<S>{at(begin) + row * input.row, input.step, steps, row, rows});
     return;
