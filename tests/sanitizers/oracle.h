@@ -133,8 +133,8 @@ class Oracle {
 
   // h, not rounded yet.
   Values next_state(const Place& at, const Values& h, Values& c) const {
-    Values x = a_.input ? product(*a_.w_ih, at.g, read(a_.input, at, input_size()), K_)
-                        : read(a_.gates, at, K_);
+    Values x =
+        a_.input ? product(*a_.w_ih, at.g, read(a_.input, at, input_size()), K_) : read(a_.gates, at, K_);
     x = sum(x, read(a_.bias, {at.g, 0, 0}, K_));
     const Values hh = product(*a_.w_hh, at.g, h, K_);
     if (cell_ == Cell::lstm) return lstm(at, sum(x, hh), c);
@@ -180,8 +180,7 @@ class Oracle {
   void elman_adjoint(const Place& at, Flow& flow) const {
     const Values y = read(a_.y, at, H_);
     Values d = flow.dh;
-    for (int64_t j = 0; j < H_; ++j)
-      d[j] *= cell_ == Cell::elman_tanh ? 1 - y[j] * y[j] : y[j] > 0 ? 1 : 0;
+    for (int64_t j = 0; j < H_; ++j) d[j] *= cell_ == Cell::elman_tanh ? 1 - y[j] * y[j] : y[j] > 0 ? 1 : 0;
     expect(a_.dgates, at, d);
     flow.dh = transposed_product(*a_.w_hh, at.g, d, P_);
   }
