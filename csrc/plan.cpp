@@ -9,9 +9,6 @@
 namespace rnnfast {
 namespace {
 
-int compute_bytes(Dtype dtype) { return dtype == Dtype::f64 ? 8 : 4; }
-int storage_bytes(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
-
 // What times are predicted from: one core, as measured on Zen 4. Only the ratios of times decide, so it
 // serves other machines too; `python -m pytest benchmarks/test_plans.py` says how well.
 namespace core {
@@ -62,7 +59,7 @@ class Planner {
  public:
   explicit Planner(const Problem& p)
       : p_(p),
-        phases_(phases(p)),
+        phases_(phase_sizes(p)),
         tile_(tile_for(p.isa, phases_[0].columns)),
         lanes_(vector_bytes(p.isa) / compute_bytes(p.dtype)),
         rows_(std::max<int64_t>(1, p.B * p.G)) {}
@@ -89,22 +86,6 @@ class Planner {
   }
 
  private:
-  // What the planner knows of a cell's phases: for each of `units` units, `columns` sums of length K.
-  struct PhaseSize {
-    int columns;
-    int64_t units, K;
-  };
-
-  static std::vector<PhaseSize> phases(const Problem& p) {
-    const int64_t state = p.P > 0 ? p.P : p.H;
-    // In BPTT a matrix result is dh: one column for each unit, over all gates.
-    const bool forward = p.pass == Pass::forward;
-    std::vector<PhaseSize> result{forward ? PhaseSize{gates(p.cell), p.H, state}
-                                          : PhaseSize{1, state, gates(p.cell) * p.H}};
-    if (p.P > 0) result.push_back(forward ? PhaseSize{1, p.P, p.H} : PhaseSize{1, p.H, p.P});
-    return result;
-  }
-
   int weight_bytes() const { return p_.int8 ? 1 : storage_bytes(p_.dtype); }
 
   int64_t panels(const PhaseSize& phase) const {
@@ -168,7 +149,8 @@ class Planner {
 
   double packing_seconds(const PhaseSize& phase, const Choice& c) const {
     if (c.weights != WeightLayout::packed || p_.int8) return 0;
-    const double bytes = static_cast<double>(p_.G * phase.units * phase.columns * phase.K) * weight_bytes();
+    const double bytes =
+        static_cast<double>(p_.G * phase.units * phase.columns * phase.inner) * weight_bytes();
     return bytes / (p_.pass == Pass::forward ? core::kTransposeRate : core::kCopyRate) / c.workers();
   }
 
@@ -193,7 +175,7 @@ class Planner {
   // Of so many rows at a time.
   double matrix_seconds(const PhaseSize& phase, double rows, const Choice& c) const {
     const bool in_place = c.weights == WeightLayout::in_place;
-    const double K = static_cast<double>(phase.K), vectors = vectors_of(phase, c);
+    const double K = static_cast<double>(phase.inner), vectors = vectors_of(phase, c);
     double cycles =
         K * std::max(rows * vectors / core::fmas_per_cycle(p_.isa),
                      panels_of(phase, c) * std::ceil(rows / tile_for(p_.isa, phase.columns).rows) *
@@ -212,7 +194,7 @@ class Planner {
     const double longer = std::max(in_core, reading), shorter = std::min(in_core, reading);
     const double seconds = longer + core::kNotHidden * shorter * shorter / longer;
     if (!in_place) return seconds;
-    const int64_t row = p_.pass == Pass::forward ? phase.K : phase.units;
+    const int64_t row = p_.pass == Pass::forward ? phase.inner : phase.units;
     return seconds * (row * storage_bytes(p_.dtype) < 4096 ? core::kScattered : core::kAliased);
   }
 
@@ -224,7 +206,7 @@ class Planner {
   // Until the crew's other members have what a phase puts.
   double round_seconds(const PhaseSize& phase, const Choice& c) const {
     if (c.crew == 1) return 0;
-    const int64_t puts = &phase == &phases_.back() ? phases_[0].K : phases_.back().K;
+    const int64_t puts = &phase == &phases_.back() ? phases_[0].inner : phases_.back().inner;
     const double from_others = rows_of(c) * static_cast<double>(puts) * (c.crew - 1) / c.crew;
     return core::kRound + from_others * compute_bytes(p_.dtype) / core::kExchangeRate;
   }
@@ -247,6 +229,16 @@ Value from_name(const char* what, const std::string& given, const std::pair<cons
 }
 
 }  // namespace
+
+std::vector<PhaseSize> phase_sizes(const Problem& p) {
+  const int64_t state = p.P > 0 ? p.P : p.H;
+  // In BPTT a matrix result is dh: one column for each unit, over all gates.
+  const bool forward = p.pass == Pass::forward;
+  std::vector<PhaseSize> result{forward ? PhaseSize{gates(p.cell), p.H, state}
+                                        : PhaseSize{1, state, gates(p.cell) * p.H}};
+  if (p.P > 0) result.push_back(forward ? PhaseSize{1, p.P, p.H} : PhaseSize{1, p.H, p.P});
+  return result;
+}
 
 Plan plan(const Problem& problem) { return Planner(problem).plan(); }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "recurrence.h"
 
@@ -20,6 +21,9 @@ enum class WeightLayout { packed, in_place };
 
 // Matrix columns for each unit.
 constexpr int gates(Cell cell) { return cell == Cell::lstm ? 4 : cell == Cell::gru ? 3 : 1; }
+
+constexpr int compute_bytes(Dtype dtype) { return dtype == Dtype::f64 ? 8 : 4; }
+constexpr int storage_bytes(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -72,6 +76,14 @@ struct Problem {
   bool crowded = false;      // other programs have taken processors (cpu/team.h)
   Wishes wishes;
 };
+
+// What planners know of a cell's phase with a matrix: for each of `units` units, `columns` sums of length
+// `inner`.
+struct PhaseSize {
+  int columns;
+  int64_t units, inner;
+};
+std::vector<PhaseSize> phase_sizes(const Problem& problem);
 
 struct Plan {
   Schedule schedule = Schedule::batch_split;

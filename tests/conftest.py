@@ -1,12 +1,12 @@
 import os
 import secrets
 
+# Plans shall not depend on what else the machine does. Read when the libraries are loaded, which kinds does.
+os.environ.setdefault("RNNFAST_YIELD", "0")
+
 import pytest
 import torch
 from kinds import KINDS
-
-# Plans shall not depend on what else the machine does. Read when the libraries are loaded.
-os.environ.setdefault("RNNFAST_YIELD", "0")
 
 SEED = int(os.environ.get("RNNFAST_TEST_SEED", secrets.randbelow(2**31)))
 

@@ -39,9 +39,10 @@ class Problem:
     def cell(self):
         return self.options[0]
 
-    def to(self, dtype):
+    def to(self, where):
+        """With tensors of another dtype or device."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{n: t.to(dtype) for n, t in tensors.items() if isinstance(t, Tensor)})
+        return replace(self, **{n: t.to(where) for n, t in tensors.items() if isinstance(t, Tensor)})
 
     def inputs(self):
         """What may have a gradient, by the names of the operator's arguments."""
@@ -151,10 +152,12 @@ def elman_bptt(p, y):
     return layout.join([torch.stack(groups, 1) for groups in dgates])
 
 
-def check_against_oracle(problem):
-    """Forward and BPTT operators against the reference in float64 and its derivatives."""
-    results = problem.forward(saves=True)
-    dgates, gradients = problem.bptt(results)[0], problem.gradients(results)
+def check_against_oracle(problem, device="cpu"):
+    """Forward and BPTT operators, on a device, against the reference in float64 and its derivatives."""
+    there = problem.to(device)
+    results = there.forward(saves=True)
+    dgates, gradients = there.bptt(results)[0].cpu(), {n: t.cpu() for n, t in there.gradients(results).items()}
+    results = [t.cpu() for t in results]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the oracle's small products, on more threads than processors, would take seconds
     try:

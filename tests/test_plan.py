@@ -7,15 +7,6 @@ from problems import CELLS, draw
 import rnnfast
 
 op = torch.ops.rnnfast
-CROWDED = "the processors are busy with something else"
-
-
-def assert_ran(cell, T, B, H, **options):
-    """The plan that ran is the one that plan() tells: of a quiet machine, or for one thread on a crowded one."""
-    got = op.last_plan()
-    crowded = CROWDED in got
-    told = rnnfast.plan(cell, T, B, H, **options, threads=1 if crowded else None)
-    assert got == (str(told).replace(told.why, CROWDED) if crowded else str(told))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -25,15 +16,16 @@ def assert_ran(cell, T, B, H, **options):
 def test_the_plan_is_what_runs(T, B, H, G, dtype, threads, cell):
     torch.set_num_threads(threads)
     p = draw(T, B, H, G, dtype, cell=cell)
+    question = dict(cell=cell, T=T, B=B, H=H, G=G, dtype=dtype)
     results = p.forward(saves=True)
-    assert_ran(cell, T, B, H, G=G, dtype=dtype, initial=True)
+    assert op.last_plan() == str(rnnfast.plan(**question, initial=True))
     p.bptt(results)
-    assert_ran(cell, T, B, H, G=G, dtype=dtype, pass_="bptt")
+    assert op.last_plan() == str(rnnfast.plan(**question, pass_="bptt"))
 
 
 def test_packed_sequences_are_planned_by_their_longest():
     draw(9, 6, 64, layout="packed").forward()
-    assert_ran("elman_tanh", 9, 6, 64, dtype=torch.float64, initial=True)
+    assert op.last_plan() == str(rnnfast.plan("elman_tanh", 9, 6, 64, dtype=torch.float64, initial=True))
 
 
 def test_plans_for_other_machines():
@@ -67,8 +59,7 @@ def test_what_decides(pass_):
 def test_more_threads_than_processors_do_not_help():
     torch.set_num_threads(4 * rnnfast._library._processors())
     draw(30, 64, 128, dtype=torch.float32).forward()
-    assert_ran("elman_tanh", 30, 64, 128, initial=True)
-    assert rnnfast.plan("elman_tanh", 30, 64, 128).workers == rnnfast._library._processors()
+    assert f"workers={rnnfast._library._processors()} " in op.last_plan()
 
 
 @pytest.mark.parametrize(
@@ -88,7 +79,7 @@ def test_a_forced_plan_is_what_runs(wish, got):
         p.forward()
         assert got in op.last_plan()
     p.forward()
-    assert_ran("elman_tanh", 4, 6, 150, initial=True)
+    assert op.last_plan() == str(rnnfast.plan("elman_tanh", 4, 6, 150, initial=True))
 
 
 @pytest.mark.parametrize(

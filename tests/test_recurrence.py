@@ -263,7 +263,8 @@ def changed(name, value):
         ),
         (changed("cell", "lstn"), "cell: got 'lstn', expected one of 'elman_tanh', 'elman_relu', 'lstm', 'gru'"),
         (changed("direction", 3), "direction: got 3, expected 0"),
-        (changed("seed", 1), "reset, seed, precision: reserved"),
+        (changed("seed", 1), "reset, seed: reserved"),
+        (changed("precision", "half"), "precision: got 'half', expected 'ieee' or 'tf32'"),
         (changed("batch_sizes", torch.tensor([2, 1])), r"input: got 4 dimensions, expected 3 \(N, G, K\)"),
     ],
 )

@@ -28,17 +28,12 @@ inline void product_to(Tensor& to, const Tensor& a, const Tensor& b) {
   require(aoti_torch_cpu_mm_out(to.get(), a.get(), b.get()) == AOTI_TORCH_SUCCESS, "torch's mm failed");
 }
 
-inline Tensor product(const Tensor& a, const Tensor& b) {
-  Tensor out = empty_contiguous({a.size(0), b.size(1)}, a);
-  product_to(out, a, b);
-  return out;
-}
-
 // to += a b, for `to` with contiguous rows one behind the other.
 inline void add_product(Tensor& to, const Tensor& a, const Tensor& b) {
   const auto add = [&](auto type) {
     using S = decltype(type);
-    const Tensor sum = product(a, b);
+    Tensor sum = empty_contiguous({a.size(0), b.size(1)}, a);
+    product_to(sum, a, b);
     add_rounded<S>(to.data_ptr(), sum.data_ptr(), to.data_ptr(), to.numel());
   };
   using torch::headeronly::ScalarType;

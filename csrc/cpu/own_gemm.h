@@ -6,10 +6,10 @@
 #include <algorithm>
 #include <vector>
 
+#include "../layer/tensors.h"
 #include "packing.h"
 #include "running.h"
 #include "team.h"
-#include "tensors.h"
 
 namespace rnnfast {
 

@@ -1,33 +1,11 @@
 // One phase of one step, for a run of rows and of panels: what every schedule puts together.
 #pragma once
 
-#include <tuple>
-
+#include "../cells/phase_list.h"
 #include "ahead.h"
 #include "pair.h"
 
 namespace rnnfast {
-
-template <class F, class... P>
-void for_each_phase(PhaseList<P...>, F&& f) {
-  int index = 0;
-  (f(P{}, index++), ...);
-}
-
-template <class... P>
-constexpr int count_phases(PhaseList<P...>) {
-  return sizeof...(P);
-}
-
-template <class... P>
-constexpr int most_statistics(PhaseList<P...>) {
-  return std::max({P::kStatistics...});
-}
-
-template <int kIndex, class... P>
-auto phase_at(PhaseList<P...>) {
-  return std::tuple_element_t<kIndex, std::tuple<P...>>{};
-}
 
 // What rows enter with where a matrix reads this operand; null: nothing, which reads as zero.
 inline const End* initial_of(const Recurrence& r, const Operand& operand) {

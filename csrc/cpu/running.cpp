@@ -8,9 +8,9 @@
 #include <thread>
 
 #include "../cells/cell.h"
+#include "../layer/backend.h"
 #include "kernels.h"
 #include "team.h"
-#include "tensors.h"
 #include "vec.h"
 
 namespace rnnfast {
@@ -75,7 +75,7 @@ void with_workers(double expected, const std::function<void(int)>& work) {
   crowding.watch(expected, [&] { work(workers); });
 }
 
-void plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype) {
+void backend::plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const Tensor&, bool) {
   Problem problem;
   problem.cell = cell, problem.pass = pass, problem.dtype = dtype, problem.isa = kIsa;
   problem.T = r.T, problem.B = r.B, problem.H = r.units[0], problem.P = r.units[1], problem.G = r.G;

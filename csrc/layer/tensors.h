@@ -57,12 +57,29 @@ inline Dtype dtype_of(const Tensor& t, const char* name) {
   return Dtype::f32;
 }
 
-// Checks an argument against the shape and against the dtype of `like`.
+inline int32_t device_type_of(const Tensor& t) {
+  int32_t type = 0;
+  require(aoti_torch_get_device_type(t.get(), &type) == AOTI_TORCH_SUCCESS, "a tensor without a device");
+  return type;
+}
+
+inline int32_t device_index_of(const Tensor& t) {
+  int32_t index = 0;
+  require(aoti_torch_get_device_index(t.get(), &index) == AOTI_TORCH_SUCCESS, "a tensor without a device");
+  return index;
+}
+
+inline bool same_device(const Tensor& a, const Tensor& b) {
+  return device_type_of(a) == device_type_of(b) && device_index_of(a) == device_index_of(b);
+}
+
+// Checks an argument against the shape, the dtype and the device of `like`.
 inline void check(const char* name, const Tensor& t, const Shape& expected, const Tensor& like) {
   bool same = t.dim() == static_cast<int64_t>(expected.size());
   for (size_t i = 0; same && i < expected.size(); ++i) same = t.size(static_cast<int64_t>(i)) == expected[i];
   if (!same) require(false, name, ": got shape ", shape_of(t), ", expected ", expected);
-  require(t.is_cpu(), name, ": got a tensor on another device, expected one on the CPU");
+  require(same_device(t, like), name,
+          ": got a tensor on another device than the first argument's, expected the same");
   require(t.scalar_type() == like.scalar_type(), name,
           ": got a dtype that differs from the first argument's, expected the same");
 }
@@ -89,16 +106,21 @@ inline Shape contiguous_strides(const Shape& shape) {
   return strides;
 }
 
-inline Tensor empty_contiguous(const Shape& shape, const Tensor& like) {
+// dtype: as aoti_torch_dtype_float32() and its like have it.
+inline Tensor empty_contiguous(const Shape& shape, const Tensor& like, int32_t dtype) {
   const Shape strides = contiguous_strides(shape);
-  int32_t dtype = 0;
   AtenTensorHandle handle = nullptr;
   const bool done =
-      aoti_torch_get_dtype(like.get(), &dtype) == AOTI_TORCH_SUCCESS &&
       aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(), dtype,
-                               aoti_torch_device_type_cpu(), 0, &handle) == AOTI_TORCH_SUCCESS;
+                               device_type_of(like), device_index_of(like), &handle) == AOTI_TORCH_SUCCESS;
   require(done, "cannot allocate a tensor of shape ", shape);
   return Tensor(handle);
+}
+
+inline Tensor empty_contiguous(const Shape& shape, const Tensor& like) {
+  int32_t dtype = 0;
+  require(aoti_torch_get_dtype(like.get(), &dtype) == AOTI_TORCH_SUCCESS, "a tensor without a dtype");
+  return empty_contiguous(shape, like, dtype);
 }
 
 inline End end_of(const Tensor& t) { return {t.data_ptr(), t.stride(0), t.stride(1)}; }

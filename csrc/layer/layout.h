@@ -22,7 +22,6 @@ class Layout {
             packed_       ? " (N, G, K)"
             : batch_first ? " (B, T, G, K)"
                           : " (T, B, G, K)");
-    require(rows.is_cpu(), name, ": got a tensor on another device, expected one on the CPU");
     G = rows.size(dims - 2);
     if (packed_) {
       read_batch_sizes(*batch_sizes, rows.size(0));

@@ -1,0 +1,34 @@
+// What a layer asks of the device that its tensors are on. Each library defines it for its own device.
+#pragma once
+
+#include "../plan.h"
+#include "layout.h"
+
+namespace rnnfast::backend {
+
+// Plans a pass over tensors that are where `like` is, and runs it. tf32: float32 may be rounded so in
+// products.
+void plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const Tensor& like, bool tf32);
+
+// to = a b and to += a b, for 2-D arrays with contiguous rows or columns; the rows of `to` are contiguous.
+void product_to(Tensor& to, const Tensor& a, const Tensor& b);
+void add_product(Tensor& to, const Tensor& a, const Tensor& b);
+
+// The sums over all rows of as many columns as the 1-D `to` has, from `first` on.
+void sum_rows(const Tensor& rows, int64_t first, Tensor& to);
+
+// Columns first .. of a 2-D array with contiguous rows.
+struct Columns {
+  const Tensor* of = nullptr;
+  int64_t first = 0;
+};
+
+// `width` columns of `to` become a + b; an array that is absent is zero.
+void add_columns(const Columns& a, const Columns& b, Tensor& to, int64_t first, int64_t width);
+
+// Copies as many columns as `to` has, from `first` on, of some rows to others in the same order.
+void copy_rows(const Tensor& from, const Layout::Runs& runs, int64_t first, Tensor& to,
+               const Layout::Runs& to_runs);
+void zero_rows(Tensor& to, const Layout::Runs& runs);
+
+}  // namespace rnnfast::backend

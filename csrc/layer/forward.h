@@ -1,0 +1,165 @@
+// A forward pass over torch's tensors: checked, put in their places, run.
+#pragma once
+
+#include <array>
+
+#include "../cells/cell.h"
+#include "bias.h"
+
+namespace rnnfast {
+
+using OptionalTensor = std::optional<Tensor>;
+
+inline Cell cell_named(const std::string& name) {
+  try {
+    return cell_from_name(name);
+  } catch (const std::invalid_argument& error) {
+    require(false, error.what());
+    throw;
+  }
+}
+
+inline OptionalTensor dense_if_given(const OptionalTensor& t) {
+  return t ? OptionalTensor(with_dense_rows(*t)) : t;
+}
+
+// An argument that may be absent, checked, with dense rows.
+inline OptionalTensor checked(const char* name, const OptionalTensor& t, const Shape& expected,
+                              const Tensor& like) {
+  if (t) check(name, *t, expected, like);
+  return dense_if_given(t);
+}
+
+inline OptionalTensor with_groups_if_given(const OptionalTensor& t) {
+  return t ? OptionalTensor(with_groups(*t)) : t;
+}
+
+// A cell and its sizes; P is H without a projection.
+struct Sizes {
+  explicit Sizes(const std::string& cell_name) : cell(cell_named(cell_name)) {}
+  Cell cell;
+  int64_t G = 0, K = 0, H = 0, P = 0;
+  bool projected = false;
+};
+
+// The matrices of a forward pass in their places.
+using Matrices = std::array<Matrix, kMaxMatrices>;
+
+// A cell, its weights by groups and the sizes that follow from them.
+struct LayerWeights : Sizes {
+  LayerWeights(const std::string& cell_name, const Tensor& w_hh_given, const OptionalTensor& w_hr_given)
+      : Sizes(cell_name),
+        w_hh(with_dense_rows(with_groups(w_hh_given))),
+        w_hr(dense_if_given(with_groups_if_given(w_hr_given))) {
+    if (w_hh.dim() != 3 || w_hh.size(1) % gates(cell) != 0)
+      require(false, "w_hh: got shape ", shape_of(w_hh_given), ", expected (G, K, P), K a multiple of ",
+              gates(cell));
+    G = w_hh.size(0), K = w_hh.size(1), H = K / gates(cell);
+    projected = w_hr.has_value(), P = projected ? w_hh.size(2) : H;
+    require(!w_hr || cell == Cell::lstm, "w_hr: only an LSTM has a projection");
+    if (w_hr) check("w_hr", *w_hr, {G, P, H}, w_hh);
+  }
+
+  // Whether there is one w_hh for each group of an array, of its dtype.
+  void check_for(const Layout& layout, const Tensor& like) const {
+    dtype_of(like, "input");
+    check("w_hh", w_hh, {layout.G, K, P}, like);
+  }
+
+  Matrices matrices() const { return {matrix_of(w_hh), w_hr ? matrix_of(*w_hr) : Matrix{}}; }
+
+  Tensor w_hh;
+  OptionalTensor w_hr;
+};
+
+// Arrays in their places: streams, ends and matrices of a recurrence.
+class Arrays {
+ public:
+  Arrays(const Layout& layout, const Sizes& sizes, const Matrices& matrices)
+      : layout_(layout), recurrence_(layout.recurrence(sizes.H, sizes.projected ? sizes.P : 0)) {
+    std::copy(matrices.begin(), matrices.end(), recurrence_.matrices);
+  }
+
+  void stream(int place, const OptionalTensor& t) {
+    if (t) recurrence_.streams[place] = layout_.stream(*t);
+  }
+  void end(int place, const OptionalTensor& t) {
+    if (t) recurrence_.ends[place] = end_of(*t);
+  }
+  void vector(int place, const OptionalTensor& t) {
+    if (t) recurrence_.vectors[place] = {t->data_ptr(), t->stride(0)};
+  }
+  const Recurrence& recurrence() const { return recurrence_; }
+
+ private:
+  const Layout& layout_;
+  Recurrence recurrence_;
+};
+
+// What a sequence without steps ends with: what it began with.
+inline void keep_initial(const OptionalTensor& initial, Tensor& last) {
+  if (initial) {
+    torch::stable::copy_(last, *initial);
+  } else {
+    torch::stable::zero_(last);
+  }
+}
+
+// What a forward pass writes; absent: not wanted.
+struct States {
+  Tensor y;  // may be the gates themselves where they are as wide
+  OptionalTensor h_n = {}, c_n = {}, activations = {}, c = {}, inner = {};
+};
+
+// Input as a recurrence takes it: by groups, x with w_ih (G, K, I), or W_ih x.
+struct Input {
+  // w_ih: (G K, I).
+  Input(const Tensor& input, const OptionalTensor& w_ih_given, const LayerWeights& w)
+      : rows(with_dense_rows(input)) {
+    if (!w_ih_given) return;
+    check_projection(input, *w_ih_given, w.G * w.K);
+    rows = for_groups(rows, w.G);
+    w_ih = w_ih_by_groups(*w_ih_given, w.G);
+  }
+
+  Matrices with(Matrices others) const {
+    if (w_ih) others[ForwardPlaces::kWih] = matrix_of(*w_ih);
+    return others;
+  }
+
+  Tensor rows;
+  OptionalTensor w_ih;
+};
+
+// The tensors that are read are checked here.
+inline void run_forward(const Layout& layout, const Sizes& w, const Matrices& matrices, const Tensor& rows,
+                        const OptionalTensor& bias, const OptionalTensor& h0, const OptionalTensor& c0,
+                        States& to, bool tf32) {
+  using Places = ForwardPlaces;
+  const Dtype dtype = dtype_of(rows, "input");
+  const bool projects = matrices[Places::kWih].data;
+  if (!projects) check("input", rows, layout.shape(w.K), rows);
+  if (bias) check("bias", *bias, shape_of(*bias), rows);  // its dtype: joint_bias gave it its shape
+  const OptionalTensor h = checked("h0", h0, {layout.G, layout.B, w.P}, rows),
+                       c = checked("c0", c0, {layout.G, layout.B, w.H}, rows);
+  require(!c0 || w.cell == Cell::lstm, "c0: only an LSTM has a cell state");
+
+  Arrays arrays(layout, w, matrices);
+  arrays.stream(projects ? Places::kInput : Places::kGates, rows);
+  arrays.stream(Places::kY, to.y);
+  arrays.stream(Places::kActivations, to.activations);
+  arrays.stream(Places::kC, to.c);
+  arrays.stream(Places::kInner, to.inner);
+  arrays.vector(Places::kBias, bias);
+  arrays.end(Places::kH0, h);
+  arrays.end(Places::kHN, to.h_n);
+  arrays.end(Places::kC0, c);
+  arrays.end(Places::kCN, to.c_n);
+  backend::plan_and_run(arrays.recurrence(), w.cell, Pass::forward, dtype, rows, tf32);
+  if (layout.T == 0) {
+    if (to.h_n) keep_initial(h, *to.h_n);
+    if (to.c_n) keep_initial(c, *to.c_n);
+  }
+}
+
+}  // namespace rnnfast

@@ -1,0 +1,162 @@
+// The operators: check, lay out, run. Compiled for each device, with its backend.
+#include "ops.h"
+
+#include "forward.h"
+#include "gradients.h"
+
+namespace rnnfast {
+namespace {
+
+template <class... Option>
+void refuse(const char* names, const Option&... options) {
+  require(!(options.has_value() || ...), names, ": reserved, not supported by this version");
+}
+
+bool is_tf32(const std::optional<std::string>& precision) {
+  require(!precision || *precision == "ieee" || *precision == "tf32", "precision: got '",
+          precision.value_or(""), "', expected 'ieee' or 'tf32'");
+  return precision == "tf32";
+}
+
+}  // namespace
+
+std::vector<Tensor> recurrence(const Tensor& input, const OptionalTensor& w_ih, const Tensor& w_hh,
+                               const OptionalTensor& w_hr, const OptionalTensor& b_ih,
+                               const OptionalTensor& b_hh, const OptionalTensor& h0, const OptionalTensor& c0,
+                               const std::string& cell, int64_t direction, bool batch_first,
+                               const OptionalTensor& batch_sizes, bool saves, const OptionalTensor& reset,
+                               const std::optional<int64_t>& seed,
+                               const std::optional<std::string>& precision) {
+  refuse("reset, seed", reset, seed);
+  const LayerWeights w(cell, w_hh, w_hr);
+  const OptionalTensor bias = joint_bias(b_ih, b_hh, w.cell, w.G, w.H);
+  const Input from(input, w_ih, w);
+  const Layout layout(from.rows, "input", direction, batch_first, batch_sizes);
+
+  const bool lstm = w.cell == Cell::lstm, gru = w.cell == Cell::gru;
+  const auto array = [&](int64_t width) { return empty_contiguous(layout.shape(width), input); };
+  const auto state = [&](int64_t width) { return empty_contiguous({layout.G, layout.B, width}, input); };
+  const auto optional = [](bool wanted, const auto& make, int64_t width) {
+    return wanted ? OptionalTensor(make(width)) : std::nullopt;
+  };
+  States to{array(w.P), state(w.P), optional(lstm, state, w.H)};
+  to.activations = optional(saves && (lstm || gru), array, w.K);
+  to.c = optional(saves && lstm, array, w.H);
+  to.inner = optional(saves && (gru || w.w_hr), array, w.H);
+  w.check_for(layout, from.rows);
+  run_forward(layout, w, from.with(w.matrices()), from.rows, bias, h0, c0, to, is_tf32(precision));
+
+  std::vector<Tensor> results{w_ih ? groups_joined(to.y) : to.y, *to.h_n};
+  for (const OptionalTensor* t : {&to.c_n, &to.activations, &to.c, &to.inner})
+    if (*t) results.push_back(**t);
+  return results;
+}
+
+std::vector<Tensor> cell(const Tensor& input, const Tensor& w_ih, const Tensor& w_hh,
+                         const OptionalTensor& b_ih, const OptionalTensor& b_hh, const Tensor& h,
+                         const OptionalTensor& c, const std::string& cell) {
+  require(input.dim() == 2 && h.dim() == 2, "input, h: got ", input.dim(), " and ", h.dim(),
+          " dimensions, expected 2 and 2");
+  const LayerWeights w(cell, w_hh, std::nullopt);
+  const OptionalTensor bias = joint_bias(b_ih, b_hh, w.cell, 1, w.H);
+  const Input from(with_leading_axis(input), w_ih, w);
+  const Layout layout(from.rows, "input", 0, false, std::nullopt);
+  const bool lstm = w.cell == Cell::lstm;
+  States to{empty_contiguous(layout.shape(w.H), input)};
+  if (lstm) to.c_n = empty_contiguous({1, layout.B, w.H}, input);
+  w.check_for(layout, from.rows);
+  run_forward(layout, w, from.with(w.matrices()), from.rows, bias, with_groups(h), with_groups_if_given(c),
+              to, false);
+  std::vector<Tensor> results{reshaped(to.y, {layout.B, w.H})};
+  if (lstm) results.push_back(reshaped(*to.c_n, {layout.B, w.H}));
+  return results;
+}
+
+namespace {
+
+// What recurrence saved, by name.
+struct Saved {
+  Saved(const std::vector<Tensor>& saved, const Layout& layout, const LayerWeights& w, const Tensor& like) {
+    const bool lstm = w.cell == Cell::lstm, gru = w.cell == Cell::gru;
+    const size_t expected = lstm ? 2 + w.w_hr.has_value() : gru ? 2 : 0;
+    require(saved.size() == expected, "saved: got ", saved.size(), " tensors, expected ", expected);
+    const auto take = [&](size_t i, int64_t width) {
+      check("saved", saved[i], layout.shape(width), like);
+      return with_dense_rows(saved[i]);
+    };
+    if (lstm || gru) activations = take(0, w.K);
+    if (lstm) c = take(1, w.H);
+    if (gru || w.w_hr) inner = take(saved.size() - 1, w.H);
+  }
+
+  OptionalTensor activations, c, inner;
+};
+
+}  // namespace
+
+std::vector<Tensor> recurrence_bptt(
+    const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
+    const OptionalTensor& dc, const OptionalTensor& input, const OptionalTensor& w_ih, const Tensor& w_hh,
+    const OptionalTensor& w_hr, const OptionalTensor& h0, const OptionalTensor& c0, const Tensor& y_given,
+    const std::vector<Tensor>& saved_given, const std::string& cell, int64_t direction, bool batch_first,
+    const OptionalTensor& batch_sizes, int64_t needs, const OptionalTensor& reset,
+    const std::optional<int64_t>& seed, const std::optional<double>& clip, const OptionalTensor& norms,
+    const std::optional<std::string>& precision) {
+  using Places = AdjointPlaces;
+  using Gradients = LayerGradients;
+  refuse("reset, seed, clip, norms", reset, seed, clip, norms);
+  const LayerWeights w(cell, w_hh, w_hr);
+  require(input.has_value() || !w_ih, "input: got none, expected one to go with w_ih");
+  if (w_ih) {
+    check_projection(*input, *w_ih, w.G * w.K);
+    Shape rows = shape_of(*input);
+    rows.back() = w.G * w.P;
+    check("y", y_given, rows, *input);
+  }
+  const auto by_groups = [&](const Tensor& t) { return w_ih ? groups_split(t, w.G) : t; };
+  const Tensor y = by_groups(with_dense_rows(y_given));
+  const Layout layout(y, "y", direction, batch_first, batch_sizes);
+  w.check_for(layout, y);
+  check("y", y, layout.shape(w.P), y);
+  require(layout.T > 0 || needs <= Gradients::kInput, "y: got a sequence of 0 steps, expected at least 1");
+  const Saved saved(saved_given, layout, w, y);
+  const Shape h_shape{layout.G, layout.B, w.P}, c_shape{layout.G, layout.B, w.H};
+  const OptionalTensor d_split = dy ? OptionalTensor(by_groups(with_dense_rows(*dy))) : std::nullopt;
+  const OptionalTensor d = checked("dy", d_split, layout.shape(w.P), y),
+                       d_c = checked("dc", dc, layout.shape(w.H), y),
+                       d_h_n = checked("dh_n", dh_n, h_shape, y), d_c_n = checked("dc_n", dc_n, c_shape, y),
+                       h = checked("h0", h0, h_shape, y), c = checked("c0", c0, c_shape, y);
+
+  const auto array = [&](bool wanted, const Shape& shape) {
+    return wanted ? OptionalTensor(empty_contiguous(shape, y)) : std::nullopt;
+  };
+  const bool gru = w.cell == Cell::gru, lstm = w.cell == Cell::lstm;
+  const BpttResult result{empty_contiguous(layout.shape(w.K), y), array(gru, layout.shape(w.H)),
+                          array(w.w_hr.has_value(), layout.shape(w.P)),
+                          array(gru && needs & Gradients::kH0, h_shape),
+                          array(lstm && needs & Gradients::kC0, c_shape)};
+  Arrays arrays(layout, w, w.matrices());
+  arrays.stream(Places::kDy, d);
+  arrays.stream(Places::kY, y);
+  arrays.stream(Places::kDGates, result.dgates);
+  arrays.stream(Places::kActivations, saved.activations);
+  arrays.stream(Places::kC, saved.c);
+  arrays.stream(Places::kInner, saved.inner);
+  arrays.stream(Places::kDc, d_c);
+  arrays.stream(Places::kDInner, result.dinner);
+  arrays.stream(Places::kDh, result.dh);
+  arrays.end(Places::kDhN, d_h_n);
+  arrays.end(Places::kDcN, d_c_n);
+  arrays.end(Places::kH0, h);
+  arrays.end(Places::kC0, c);
+  arrays.end(Places::kDh0, result.dh0);
+  arrays.end(Places::kDc0, result.dc0);
+  backend::plan_and_run(arrays.recurrence(), w.cell, Pass::bptt, dtype_of(y, "y"), y, is_tf32(precision));
+
+  const Gradients of(layout, result, needs);
+  const auto [b_ih, b_hh] = of.biases();
+  return {of.input(input, w_ih), of.w_ih(input), of.w_hh(y, h, w_hh), of.w_hr(saved.inner, w_hr), b_ih, b_hh,
+          of.h0(w.w_hh),         of.c0()};
+}
+
+}  // namespace rnnfast

@@ -1,0 +1,33 @@
+// The operators of a layer and of a cell, as csrc/ops.cpp says.
+#pragma once
+
+#include "tensors.h"
+
+namespace rnnfast {
+
+using OptionalTensor = std::optional<Tensor>;
+
+std::vector<Tensor> recurrence(const Tensor& input, const OptionalTensor& w_ih, const Tensor& w_hh,
+                               const OptionalTensor& w_hr, const OptionalTensor& b_ih,
+                               const OptionalTensor& b_hh, const OptionalTensor& h0, const OptionalTensor& c0,
+                               const std::string& cell, int64_t direction, bool batch_first,
+                               const OptionalTensor& batch_sizes, bool saves, const OptionalTensor& reset,
+                               const std::optional<int64_t>& seed,
+                               const std::optional<std::string>& precision);
+
+std::vector<Tensor> cell(const Tensor& input, const Tensor& w_ih, const Tensor& w_hh,
+                         const OptionalTensor& b_ih, const OptionalTensor& b_hh, const Tensor& h,
+                         const OptionalTensor& c, const std::string& cell);
+
+std::vector<Tensor> recurrence_bptt(const OptionalTensor& dy, const OptionalTensor& dh_n,
+                                    const OptionalTensor& dc_n, const OptionalTensor& dc,
+                                    const OptionalTensor& input, const OptionalTensor& w_ih,
+                                    const Tensor& w_hh, const OptionalTensor& w_hr, const OptionalTensor& h0,
+                                    const OptionalTensor& c0, const Tensor& y_given,
+                                    const std::vector<Tensor>& saved_given, const std::string& cell,
+                                    int64_t direction, bool batch_first, const OptionalTensor& batch_sizes,
+                                    int64_t needs, const OptionalTensor& reset,
+                                    const std::optional<int64_t>& seed, const std::optional<double>& clip,
+                                    const OptionalTensor& norms, const std::optional<std::string>& precision);
+
+}  // namespace rnnfast
