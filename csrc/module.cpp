@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "cuda/plan_cuda.h"
 #include "plan.h"
 
 namespace py = pybind11;
@@ -19,7 +20,7 @@ PYBIND11_MODULE(_C, m) {
                              [](const Plan& p) { return py::make_tuple(p.tile.rows, p.tile_columns); })
       .def_readonly("isa", &Plan::isa)
       .def_readonly("why", &Plan::why)
-      .def("__str__", &describe)
+      .def("__str__", [](const Plan& p) { return describe(p); })
       .def("__repr__", [](const Plan& p) { return "Plan(" + describe(p) + ")"; });
 
   m.def(
@@ -44,6 +45,38 @@ PYBIND11_MODULE(_C, m) {
       py::arg("pass_") = "forward", py::arg("initial") = false, py::arg("I") = 0, py::arg("P") = 0,
       "The plan for a recurrence on a CPU with the given instruction set and number of threads.");
 
+  py::class_<CudaPlan>(m, "CudaPlan", "How a recurrence is run on a GPU, and why.")
+      .def_property_readonly("schedule", [](const CudaPlan& p) { return name(p.schedule); })
+      .def_property_readonly("arithmetic", [](const CudaPlan& p) { return name(p.arithmetic); })
+      .def_property_readonly("tile", [](const CudaPlan& p) { return py::make_tuple(p.rows, p.units); })
+      .def_readonly("blocks", &CudaPlan::blocks)
+      .def_readonly("threads", &CudaPlan::threads)
+      .def_readonly("shared_memory", &CudaPlan::shared_memory)
+      .def_readonly("weight_registers", &CudaPlan::weight_registers)
+      .def_readonly("microseconds", &CudaPlan::microseconds)
+      .def_readonly("why", &CudaPlan::why)
+      .def("__str__", [](const CudaPlan& p) { return describe(p); })
+      .def("__repr__", [](const CudaPlan& p) { return "CudaPlan(" + describe(p) + ")"; });
+
+  m.def(
+      "plan_cuda",
+      [](const std::string& cell, int64_t T, int64_t B, int64_t H, int64_t G, const std::string& dtype,
+         int capability, int multiprocessors, int64_t shared_memory, const std::string& pass, bool tf32,
+         int64_t P) {
+        CudaProblem problem;
+        problem.cell = cell_from_name(cell);
+        problem.pass = pass_from_name(pass);
+        problem.T = T, problem.B = B, problem.H = H, problem.G = G, problem.P = P;
+        problem.dtype = dtype_from_name(dtype);
+        problem.limits = {capability, multiprocessors, shared_memory};
+        problem.tf32 = tf32;
+        return plan_cuda(problem);
+      },
+      py::arg("cell"), py::arg("T"), py::arg("B"), py::arg("H"), py::arg("G") = 1,
+      py::arg("dtype") = "float32", py::kw_only(), py::arg("capability"), py::arg("multiprocessors"),
+      py::arg("shared_memory"), py::arg("pass_") = "forward", py::arg("tf32") = false, py::arg("P") = 0,
+      "The plan for a recurrence on a GPU with the given limits.");
+
   m.def(
       "build_info",
       [] {
@@ -57,7 +90,8 @@ PYBIND11_MODULE(_C, m) {
 #else
         info["openmp"] = false;
 #endif
-        info["cuda"] = false;
+        info["cuda"] = RNNFAST_CUDA;
+        info["cuda_archs"] = RNNFAST_CUDA_ARCHS;
         return info;
       },
       "What the libraries were built with and for.");

@@ -5,11 +5,17 @@
 // with batch_sizes (T,), int64, on the CPU, they are packed as in torch's PackedSequence: (N, G, ...).
 // direction: 0 forward, 1 reverse, 2 odd groups reverse. cell: "elman_tanh", "elman_relu", "lstm", "gru".
 //
-// reset, seed, clip, norms and precision are places kept for options that no kernel offers yet; anything but
-// the default is refused.
+// precision: of float32 on CUDA; "ieee", the default, or "tf32", where products may round to TF32.
+// reset, seed, clip and norms are places kept for options that no kernel offers yet; anything but the default
+// is refused.
 #include <torch/csrc/stable/library.h>
 
-STABLE_TORCH_LIBRARY(rnnfast, m) {
+#ifndef RNNFAST_NAMESPACE
+#define RNNFAST_NAMESPACE rnnfast
+#endif
+#define RNNFAST_DEFINE(library, m) STABLE_TORCH_LIBRARY(library, m)
+
+RNNFAST_DEFINE(RNNFAST_NAMESPACE, m) {
   // A layer. With w_ih, (G K, I), input is (T, B, I) and so on, and y (T, B, G P). Without, input is
   // projected already, (T, B, G, K), and y is (T, B, G, P). w_hh (G, K, P), or (K, P) where G is 1; w_hr (G,
   // P, H) or (P, H); biases of G K values; h0 (G, B, P), c0 (G, B, H), absent: zero. Returns y, h_n (G, B,
@@ -50,4 +56,7 @@ STABLE_TORCH_LIBRARY(rnnfast, m) {
   // What the calling thread's further operators are run by, in place of the planner's choice; None: its
   // choice.
   m.def("wish_plan(str? schedule=None, str? weights=None, int? workers=None) -> ()");
+  // The same on CUDA.
+  m.def("last_cuda_plan() -> str");
+  m.def("wish_cuda_plan(str? schedule=None) -> ()");
 }

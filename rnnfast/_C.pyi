@@ -30,4 +30,40 @@ def plan(
     I: int = 0,
     P: int = 0,
 ) -> Plan: ...
+
+class CudaPlan:
+    @property
+    def schedule(self) -> str: ...
+    @property
+    def arithmetic(self) -> str: ...
+    @property
+    def tile(self) -> tuple[int, int]: ...
+    @property
+    def blocks(self) -> int: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def shared_memory(self) -> int: ...
+    @property
+    def weight_registers(self) -> int: ...
+    @property
+    def microseconds(self) -> float: ...
+    @property
+    def why(self) -> str: ...
+
+def plan_cuda(
+    cell: str,
+    T: int,
+    B: int,
+    H: int,
+    G: int = 1,
+    dtype: str = "float32",
+    *,
+    capability: int,
+    multiprocessors: int,
+    shared_memory: int,
+    pass_: str = "forward",
+    tf32: bool = False,
+    P: int = 0,
+) -> CudaPlan: ...
 def build_info() -> dict[str, str | bool]: ...

@@ -1,7 +1,7 @@
 """Drop-in recurrent layers for PyTorch, faster than torch.nn."""
 
 from . import functional, reference
-from ._library import build_info, forced_plan, plan
+from ._library import CudaLimits, build_info, forced_plan, plan
 from ._version import __version__
 from .convert import convert, revert
 from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
@@ -11,6 +11,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "CudaLimits",
     "GRUCell",
     "LSTMCell",
     "RNNCell",

@@ -2,7 +2,8 @@
 
 Three libraries hold the CPU kernels, one for each instruction set; the one that
 ``torch.backends.cpu.get_cpu_capability()`` names is loaded, so the environment variable
-``ATEN_CPU_CAPABILITY=default|avx2|avx512`` chooses for torch and for rnnfast alike.
+``ATEN_CPU_CAPABILITY=default|avx2|avx512`` chooses for torch and for rnnfast alike. One more holds the CUDA
+kernels, if it was built; it is loaded on machines without a GPU, too, for tracing and planning.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 if TYPE_CHECKING:
-    from ._C import Plan
+    from ._C import CudaPlan, Plan
 
 FOLDER = Path(__file__).resolve().parent
 DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
@@ -40,6 +41,25 @@ class FallbackPlan(NamedTuple):
     isa: str = "none"
 
 
+class CudaLimits(NamedTuple):
+    """What :func:`plan` needs to know of a GPU.
+
+    Example:
+        >>> mig_slice = rnnfast.CudaLimits(capability=(9, 0), multiprocessors=16, shared_memory=232448)
+    """
+
+    capability: tuple[int, int]
+    multiprocessors: int
+    shared_memory: int
+    """Bytes that a block of threads may ask for."""
+
+    @classmethod
+    def of(cls, device: torch.device) -> CudaLimits:
+        found = torch.cuda.get_device_properties(device)
+        capability = (found.major, found.minor)
+        return cls(capability, found.multi_processor_count, found.shared_memory_per_block_optin)
+
+
 def strict() -> bool:
     """Whether ``RNNFAST_STRICT=1`` asks for errors in place of fallbacks."""
     return os.environ.get("RNNFAST_STRICT", "0") not in ("", "0")
@@ -55,6 +75,7 @@ def _load() -> str | None:
     """Loads the libraries; returns the instruction set, or None where none is built for this platform."""
     isa = wanted_isa()
     wanted = [FOLDER / "_ops.so", FOLDER / f"_cpu_{isa}.so"]
+    cuda = FOLDER / "_cuda.so"
     found = sorted(path.name for path in FOLDER.glob("_*.so"))
     missing = [path.name for path in wanted if not path.exists()]
     if missing:
@@ -67,7 +88,7 @@ def _load() -> str | None:
         warnings.warn(f"{message} Layers run in plain torch until then.", RuntimeWarning, stacklevel=2)
         return None
     try:
-        for path in wanted:
+        for path in [*wanted, *([cuda] if cuda.exists() else [])]:
             torch.ops.load_library(str(path))
     except OSError as error:
         raise ImportError(
@@ -86,6 +107,8 @@ def _load() -> str | None:
 
 
 ISA = _load()
+# Whether there are CUDA kernels; not for ROCm, which calls its devices by the same name.
+CUDA = ISA is not None and (FOLDER / "_cuda.so").exists() and torch.version.hip is None
 _warned: set[tuple[str, torch.dtype]] = set()
 
 
@@ -94,7 +117,7 @@ def serves(input: torch.Tensor) -> bool:
 
     Where none does it warns, once for each pair, or raises NotImplementedError under ``RNNFAST_STRICT=1``.
     """
-    if ISA is not None and (input.is_cpu or input.is_meta) and input.dtype in DTYPES:
+    if ISA is not None and (input.is_cpu or (CUDA and input.is_cuda) or input.is_meta) and input.dtype in DTYPES:
         return True
     device, dtype = input.device, input.dtype
     message = (
@@ -107,6 +130,17 @@ def serves(input: torch.Tensor) -> bool:
         _warned.add((device.type, dtype))
         warnings.warn(message, RuntimeWarning, stacklevel=2)
     return False
+
+
+def precision(device: torch.device, dtype: torch.dtype) -> str | None:
+    """How products of float32 may round on a GPU: as torch's cuDNN layers do. None: it does not matter."""
+    if device.type != "cuda" or dtype != torch.float32:
+        return None
+    rnn = getattr(torch.backends.cudnn, "rnn", None)
+    wanted = getattr(rnn, "fp32_precision", "none")
+    if wanted == "none":
+        wanted = "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
+    return "tf32" if wanted == "tf32" else "ieee"
 
 
 def plan(
@@ -124,7 +158,9 @@ def plan(
     initial: bool = False,
     I: int = 0,  # noqa: E741
     P: int = 0,
-) -> Plan | FallbackPlan:
+    limits: CudaLimits | None = None,
+    tf32: bool | None = None,
+) -> Plan | CudaPlan | FallbackPlan:
     """How a recurrence would be run, and why.
 
     Args:
@@ -138,9 +174,11 @@ def plan(
         initial: whether there is an initial state, so that the first step has a matrix product.
         I: units of the input, if the pass projects it, as a layer's forward does.
         P: units of the state, if a projection makes them differ from H.
+        limits: of a GPU; by default those of `device`. With them, plans for GPUs can be made without one.
+        tf32: whether products of float32 may round to TF32 on a GPU; by default as torch's cuDNN layers do.
 
     Returns:
-        An object with
+        For a CPU, an object with
 
         * ``schedule``: ``"batch_split"``, each worker owns rows of the batch; ``"unit_split"``, workers that
           share rows own units each; ``"fallback"``, no compiled kernel serves.
@@ -148,24 +186,55 @@ def plan(
         * ``weights``: ``"packed"``, rearranged for the kernel first; ``"in_place"``, read as they lie.
         * ``tile`` (rows, columns) of the kernel, ``isa`` and ``why``.
 
+        For a GPU, one with
+
+        * ``schedule``: ``"cta"``, all steps in one launch, where each block of threads owns rows of the batch and
+          keeps W_hh in its registers and shared memory; ``"stepwise"``, a product and a kernel for each step.
+        * ``arithmetic`` of cta: ``"mma"`` by tensor cores, ``"fma"`` without; ``tile``: rows of the batch of a
+          block, units that its threads (fma) or warps (mma) have at a time.
+        * ``blocks``, and for each its ``threads``, its ``shared_memory`` and the bytes of weights that it keeps in
+          registers, ``weight_registers``.
+        * ``microseconds``: of a step, as estimated. ``why``.
+
     Example:
         >>> rnnfast.plan("elman_tanh", T=100, B=64, H=512, threads=2).workers
         2
+        >>> h100 = rnnfast.CudaLimits(capability=(9, 0), multiprocessors=132, shared_memory=232448)
+        >>> rnnfast.plan("lstm", T=1024, B=16, H=128, dtype=torch.bfloat16, device="cuda", limits=h100).schedule
+        'cta'
     """
     device = torch.device(device)
     if not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype: got {dtype!r}, expected a torch.dtype")
-    if ISA is None or device.type not in ("cpu", "meta") or dtype not in DTYPES:
+    cuda = device.type == "cuda" and (CUDA or (limits is not None and ISA is not None))
+    if ISA is None or not (cuda or device.type in ("cpu", "meta")) or dtype not in DTYPES:
         return FallbackPlan("fallback", f"no compiled kernel for device '{device.type}' and dtype {dtype}")
     from . import _C
 
+    name = str(dtype).removeprefix("torch.")
+    if cuda:
+        (major, minor), multiprocessors, shared_memory = limits or CudaLimits.of(device)
+        return _C.plan_cuda(
+            cell,
+            T,
+            B,
+            H,
+            G,
+            name,
+            capability=10 * major + minor,
+            multiprocessors=multiprocessors,
+            shared_memory=shared_memory,
+            pass_=pass_,
+            tf32=precision(device, dtype) == "tf32" if tf32 is None else tf32,
+            P=P,
+        )
     return _C.plan(
         cell,
         T,
         B,
         H,
         G,
-        str(dtype).removeprefix("torch."),
+        name,
         isa=isa or ISA,
         threads=torch.get_num_threads() if threads is None else threads,
         processors=_processors() if threads is None else threads,
@@ -191,7 +260,8 @@ def forced_plan(
 
     Args:
         schedule: ``"batch_split"`` or ``"unit_split"``; weights: ``"packed"`` or ``"in_place"``; workers: their
-            number. See :func:`plan`. None leaves the choice to the planner.
+            number. On CUDA, schedule alone: ``"cta"`` or ``"stepwise"``. See :func:`plan`. None leaves the choice
+            to the planner.
 
     Raises:
         ValueError: for a name that is not one of these.
@@ -204,11 +274,16 @@ def forced_plan(
     if ISA is None:
         yield
         return
-    torch.ops.rnnfast.wish_plan(schedule, weights, workers)
+    of_cuda = CUDA and schedule in ("cta", "stepwise")
+    if of_cuda:
+        torch.ops.rnnfast.wish_cuda_plan(schedule)
+    torch.ops.rnnfast.wish_plan(None if of_cuda else schedule, weights, workers)
     try:
         yield
     finally:
         torch.ops.rnnfast.wish_plan(None, None, None)
+        if of_cuda:
+            torch.ops.rnnfast.wish_cuda_plan(None)
 
 
 def build_info() -> dict[str, Any]:

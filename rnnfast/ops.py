@@ -46,9 +46,10 @@ def recurrence(
     args = (input, w_ih, w_hh, w_hr, b_ih, b_hh, h0, c0, cell, direction, batch_first, batch_sizes)
     if not _library.serves(input) or _transformed():
         return _reference(*args)[: _results(cell, states)]
+    precision = _library.precision(input.device, input.dtype) if input.is_cuda else None
     if _is_recorded(w_hh, input, w_ih, b_ih, b_hh, h0, c0, w_hr):
-        return _apply(_Recurrence, *args, states)
-    results = _op(*args, states)
+        return _apply(_Recurrence, *args, states, precision)
+    results = _op(*args, states, precision=precision)
     return [*results[:3], results[4]] if states else results
 
 
@@ -143,17 +144,17 @@ class _Recurrence(Function):
     # feels, and serves only torch.func's transforms, which do not come here.
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
-        *inputs, cell, direction, batch_first, batch_sizes, states = args
-        results = _op(*args[:-1], True)
+        *inputs, cell, direction, batch_first, batch_sizes, states, precision = args
+        results = _op(*args[:-2], True, precision=precision)
         count = _results(cell, False)
-        ctx.options = (cell, direction, batch_first)
+        ctx.options, ctx.precision = (cell, direction, batch_first), precision
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs, batch_sizes, results[0], *results[count:])
         return (*results[:count], results[4]) if states else tuple(results[:count])
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, *dcs: Tensor | None) -> tuple[Any, ...]:
-        absent = (None,) * 5  # cell, direction, batch_first, batch_sizes, states
+        absent = (None,) * 6  # cell, direction, batch_first, batch_sizes, states, precision
         if dy is None and dh_n is None and not any(d is not None for d in dcs):
             return (None,) * len(TENSORS) + absent
         needs = ctx.needs_input_grad
@@ -178,6 +179,7 @@ class _Recurrence(Function):
             *ctx.options,
             batch_sizes,
             wanted,
+            precision=ctx.precision,
         )
         each = [d if needed else None for d, needed in zip(gradients, needs, strict=False)]
         for i, bias in ((4, b_ih), (5, b_hh)):

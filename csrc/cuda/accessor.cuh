@@ -1,0 +1,233 @@
+// What a cell sees of its surroundings on a GPU: the accessor of cells/cell.h for one unit of one row.
+#pragma once
+
+#include "../cells/cell.h"
+#include "../recurrence.h"
+#include "values.cuh"
+
+namespace rnnfast {
+
+// A step of a group, in order of processing.
+struct Step {
+  enum Which { kNow, kBefore, kAfter };
+  int64_t t[3];               // this step in time, the one before and the one after in order of processing
+  int64_t offset[3];          // of their first rows, if streams are packed
+  int64_t end;                // rows before it are active
+  int64_t entering, leaving;  // rows from these on enter at this step, leave after it
+};
+
+// descending: steps are taken against time. counts and offsets must be where this runs.
+RNNFAST_INLINE Step step_of(const Recurrence& r, bool descending, int64_t step) {
+  const int64_t t = descending ? r.T - 1 - step : step;
+  const bool first = step == 0, last = step == r.T - 1;
+  // Any step in place of those that there are not.
+  const int64_t before = first        ? t
+                         : descending ? t + 1
+                                      : t - 1,
+                after = last         ? t
+                        : descending ? t - 1
+                                     : t + 1;
+  Step s{{t, before, after}, {}, r.B, r.B, r.B};
+  if (r.counts) {
+    const int64_t end = r.counts[t], end_before = r.counts[before], end_after = r.counts[after];
+    s.end = end;
+    s.entering = end_before < end ? end_before : end;
+    s.leaving = end_after < end ? end_after : end;
+  }
+  for (int i = 0; i < 3 && r.offsets; ++i) s.offset[i] = r.offsets[s.t[i]];
+  if (first) s.entering = 0;
+  if (last) s.leaving = 0;
+  return s;
+}
+
+// A group at a step, from the row on that a schedule counts its rows from: its streams, and which rows take
+// part. The same for all threads of a block, so that little is left for each to compute. Absent streams are
+// null.
+template <class Offset>
+struct Window {
+  char* streams[3][kMaxStreams];
+  char* ahead;  // what was computed ahead of a phase's steps (Phase::kAhead)
+  Offset rows[kMaxStreams], ahead_row;
+  Offset active, entering, leaving;  // rows before it; rows from these on
+
+  __device__ __forceinline__ Window(const Recurrence& r, const Stream& ahead_stream, const Step& step,
+                                    int64_t group, int64_t first_row, int value_bytes, int ahead_bytes) {
+#pragma unroll
+    for (int i = 0; i < kMaxStreams; ++i) {
+#pragma unroll
+      for (int which = 0; which < 3; ++which)
+        streams[which][i] = place(r, r.streams[i], step, which, group, first_row, value_bytes);
+      rows[i] = static_cast<Offset>(r.streams[i].row);
+    }
+    ahead = place(r, ahead_stream, step, Step::kNow, group, first_row, ahead_bytes);
+    ahead_row = static_cast<Offset>(ahead_stream.row);
+    active = rows_from(first_row, step.end), entering = rows_from(first_row, step.entering);
+    leaving = rows_from(first_row, step.leaving);
+  }
+
+ private:
+  // Between none and as many as a block of threads may have.
+  __device__ __forceinline__ static Offset rows_from(int64_t first_row, int64_t end) {
+    const int64_t rows = end - first_row, most = sizeof(Offset) == 8 ? rows : 1 << 16;
+    return static_cast<Offset>(rows < 0 ? 0 : rows < most ? rows : most);
+  }
+
+  __device__ __forceinline__ static char* place(const Recurrence& r, const Stream& s, const Step& step,
+                                                int which, int64_t group, int64_t first_row, int bytes) {
+    if (!s.data) return nullptr;
+    const int64_t of_step = r.offsets ? step.offset[which] * s.row : step.t[which] * s.step;
+    return static_cast<char*>(s.data) + (group * s.group + of_step + first_row * s.row) * bytes;
+  }
+};
+
+// How an accessor treats what is read from memory.
+enum class Reads {
+  direct,  // where the cell asks for it
+  fetch,   // reads it early, and does nothing else
+  use      // has it from an accessor that fetched
+};
+
+// As many values as a cell reads at a step, from memory, but for its parameters.
+constexpr int kMaxFetched = 12;
+
+// Offsets within a window are of this type; int32_t is quicker.
+template <class Phase, class S, class Own, class Offset, Reads kReads>
+class Accessor {
+  using C = Compute<S>;
+
+ public:
+  using Value = C;
+  using Scalar = C;
+
+  // Own is what the schedule keeps for a unit of a row:
+  //
+  //   kRemembers                  whether it has what was stored at the step before
+  //   matrix(gate)                the result of the phase's matrix
+  //   put(operand, v, unit, part) hands v to matrices
+  //   carry(i), keep(i, v)
+  //   remembered(stream), remember(stream, v)
+  //
+  // row: counted from first_row, that of the window.
+  __device__ __forceinline__ Accessor(const Recurrence& r, const Window<Offset>& window, int64_t group,
+                                      int64_t first_row, Offset row, Offset unit, Own& own, C* fetched)
+      : r_(r),
+        window_(window),
+        group_(group),
+        first_row_(first_row),
+        row_(row),
+        unit_(unit),
+        units_(static_cast<Offset>(r.units[Phase::kUnits])),
+        own_(own),
+        fetched_(fetched),
+        entering_(row >= window.entering),
+        leaving_(row >= window.leaving) {}
+
+  __device__ __forceinline__ C matrix(int gate) const {
+    return kReads == Reads::fetch ? C(0) : own_.matrix(gate);
+  }
+
+  __device__ __forceinline__ C load(int stream, int part = 0) {
+    return read([&] {
+      if (stream == Phase::kAhead.stream && window_.ahead)
+        return reinterpret_cast<const C*>(window_.ahead)[offset(window_.ahead_row, part)];
+      return read_stream(Step::kNow, stream, part);
+    });
+  }
+
+  __device__ __forceinline__ C previous(int stream) {
+    if constexpr (Own::kRemembers) {
+      return entering_ ? C(0) : own_.remembered(stream);
+    } else {
+      return entering_ ? C(0) : read_stream(Step::kBefore, stream, 0);
+    }
+  }
+
+  __device__ __forceinline__ C following(int stream, int part = 0) {
+    return read([&] { return leaving_ ? C(0) : read_stream(Step::kAfter, stream, part); });
+  }
+
+  __device__ __forceinline__ C entry(int end) {
+    return read([&] { return entering_ ? read_end(end) : C(0); });
+  }
+  __device__ __forceinline__ C exit(int end) {
+    return read([&] { return leaving_ ? read_end(end) : C(0); });
+  }
+
+  __device__ __forceinline__ void leave(int end, C v) {
+    if (kReads != Reads::fetch && leaving_ && r_.ends[end].data) *at_end(end) = narrowed<S>(v);
+  }
+
+  // The same at each step, so near enough not to be fetched.
+  __device__ __forceinline__ C vector(int i, int part = 0) const {
+    const Vector& v = r_.vectors[i];
+    if (kReads == Reads::fetch || !v.data) return C(0);
+    return widened((static_cast<const S*>(v.data) + group_ * v.group)[part * units_ + unit_]);
+  }
+
+  __device__ __forceinline__ C store(int stream, C v, int part = 0) {
+    const S rounded = narrowed<S>(v);
+    if constexpr (kReads != Reads::fetch) {
+      char* to = window_.streams[Step::kNow][stream];
+      if (to) reinterpret_cast<S*>(to)[offset(window_.rows[stream], part)] = rounded;
+      if (Own::kRemembers && part == 0) own_.remember(stream, widened(rounded));
+    }
+    return widened(rounded);
+  }
+
+  __device__ __forceinline__ void put(int operand, C v, int part = 0) {
+    if constexpr (kReads != Reads::fetch) own_.put(operand, v, unit_, part);
+  }
+
+  __device__ __forceinline__ C carry(int i) const { return own_.carry(i); }
+  __device__ __forceinline__ void keep(int i, C v) {
+    if constexpr (kReads != Reads::fetch) own_.keep(i, v);
+  }
+
+  __device__ __forceinline__ Scalar units() const { return static_cast<Scalar>(units_); }
+  __device__ __forceinline__ static C tanh(C v) { return tanh_of(v); }
+  __device__ __forceinline__ static C sigmoid(C v) { return sigmoid_of(v); }
+  __device__ __forceinline__ static C sqrt(C v) { return ::sqrt(v); }
+
+ private:
+  // Cells read in the same order at each step, so a count tells which value is which; it is known to the
+  // compiler, and fetched values are in registers.
+  template <class Read>
+  __device__ __forceinline__ C read(const Read& from_memory) {
+    if constexpr (kReads == Reads::direct) {
+      return from_memory();
+    } else if constexpr (kReads == Reads::fetch) {
+      fetched_[next_++] = from_memory();
+      return C(0);
+    } else {
+      return fetched_[next_++];
+    }
+  }
+
+  __device__ __forceinline__ Offset offset(Offset row_length, int part) const {
+    return row_ * row_length + part * units_ + unit_;
+  }
+
+  __device__ __forceinline__ C read_stream(int which, int stream, int part) const {
+    const char* from = window_.streams[which][stream];
+    return from ? widened(reinterpret_cast<const S*>(from)[offset(window_.rows[stream], part)]) : C(0);
+  }
+
+  __device__ __forceinline__ S* at_end(int end) const {
+    const End& e = r_.ends[end];
+    return static_cast<S*>(e.data) + group_ * e.group + (first_row_ + row_) * e.row + unit_;
+  }
+  __device__ __forceinline__ C read_end(int end) const {
+    return r_.ends[end].data ? widened(*at_end(end)) : C(0);
+  }
+
+  const Recurrence& r_;
+  const Window<Offset>& window_;
+  const int64_t group_, first_row_;
+  const Offset row_, unit_, units_;
+  Own& own_;
+  C* fetched_;
+  int next_ = 0;
+  const bool entering_, leaving_;
+};
+
+}  // namespace rnnfast

@@ -1,0 +1,58 @@
+// The recurrences on a GPU, one file per cell. No torch.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <functional>
+
+#include "../plan.h"
+#include "plan_cuda.h"
+
+namespace rnnfast::cuda {
+
+// Of a phase: the matrix that it multiplies with, and what that reads.
+struct PhaseInfo {
+  int units = 0;    // index into Recurrence::units
+  int columns = 0;  // results for each unit; 0: no matrix
+  int matrix = 0, operand = 0;
+  bool transposed = false, same_step = false;
+};
+
+struct PassInfo {
+  int phases = 0, operands = 0, carries = 0;
+  PhaseInfo phase[2];
+  struct {
+    int units = 0, parts = 0, initial = -1;  // as in cells/cell.h
+  } operand[2];
+};
+
+PassInfo pass_info(Cell cell, Pass pass, bool projected);
+
+// Arrays that a stepwise run works in. Rows lie one behind the other, groups too: (G, B, width). Operands are
+// in the dtype of the arrays, all else in the one that is computed with (float32; float64 for float64).
+struct Workspace {
+  void* operands[2][2] = {};  // width: parts * units; two buffers, which take turns
+  void* results[2] = {};      // of each phase's matrix, width: columns * units
+  void* carries[2] = {};      // width: units of the phase
+};
+
+// results of a phase = its operand, in one of the two buffers, times its matrix, for the first rows of each
+// group.
+using Multiply = std::function<void(int phase, int buffer, int64_t rows)>;
+
+struct Run {
+  Recurrence recurrence;  // counts and offsets on the host
+  Stream ahead;  // what takes the place of the stream that a phase has computed ahead, if anything does
+  // The same numbers on the GPU, for a plan of cta.
+  const int64_t *counts = nullptr, *offsets = nullptr;
+  Workspace workspace;
+  Multiply multiply;
+  cudaStream_t stream = nullptr;
+};
+
+cudaError_t run_elman(const Run& run, Cell cell, Pass pass, Dtype dtype, const CudaPlan& plan);
+cudaError_t run_lstm(const Run& run, Pass pass, Dtype dtype, const CudaPlan& plan);
+cudaError_t run_projected_lstm(const Run& run, Pass pass, Dtype dtype, const CudaPlan& plan);
+cudaError_t run_gru(const Run& run, Pass pass, Dtype dtype, const CudaPlan& plan);
+
+}  // namespace rnnfast::cuda

@@ -1,0 +1,58 @@
+// Which schedule runs a recurrence on a GPU, and why. Plain C++: a plan for any GPU can be asked for
+// anywhere.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "../plan.h"
+
+namespace rnnfast {
+
+enum class CudaSchedule { stepwise, cta };
+
+// How a cta kernel multiplies: fused multiply-adds, or mma.sync on 16-bit values or on TF32.
+enum class Arithmetic { fma, mma };
+
+struct DeviceLimits {
+  int capability = 0;  // ten times the major number and the minor: 90 is sm_90
+  int multiprocessors = 1;
+  int64_t shared_memory = 0;  // bytes that a block may ask for
+};
+
+struct CudaProblem : Problem {
+  DeviceLimits limits;
+  bool tf32 = false;  // float32 may be rounded to TF32 where it is multiplied
+  // Packed sequences in a CUDA graph: cta kernels would read batch sizes that are copied outside of it.
+  bool captured_packed = false;
+  int64_t row_stride = 0;  // elements between rows of the batch, at most: cta kernels count them in 32 bits
+  std::optional<CudaSchedule> wish;
+};
+
+struct CudaPlan {
+  CudaSchedule schedule = CudaSchedule::stepwise;
+  Arithmetic arithmetic = Arithmetic::fma;
+  // Stepwise: 0, down to weight_registers.
+  int rows = 0;   // of the batch that a block of threads owns
+  int units = 0;  // that some of its threads have together
+  int64_t blocks = 0;
+  int threads = 0;               // of a block
+  int64_t shared_memory = 0;     // bytes of a block
+  int64_t weight_registers = 0;  // bytes of weights that a block keeps in registers
+  double microseconds = 0;       // a step, as estimated; not yet compared with a GPU
+  const char* why = "";
+};
+
+CudaPlan plan_cuda(const CudaProblem& problem);
+
+constexpr const char* name(CudaSchedule schedule) {
+  return schedule == CudaSchedule::cta ? "cta" : "stepwise";
+}
+constexpr const char* name(Arithmetic arithmetic) { return arithmetic == Arithmetic::mma ? "mma" : "fma"; }
+
+CudaSchedule cuda_schedule_from_name(const std::string& name);
+
+// One line, the same for the same plan.
+std::string describe(const CudaPlan& plan);
+
+}  // namespace rnnfast

@@ -1,0 +1,210 @@
+// Plans a pass over tensors on a GPU and runs it.
+#include "../cells/cell.h"
+#include "../cells/phase_list.h"
+#include "../layer/backend.h"
+#include "indices.h"
+#include "kernels.h"
+
+namespace rnnfast {
+namespace {
+
+using cuda::PassInfo;
+using cuda::Run;
+
+thread_local std::optional<CudaPlan> last_plan_run;
+thread_local std::optional<CudaSchedule> wish;
+
+std::string last_cuda_plan() { return last_plan_run ? describe(*last_plan_run) : ""; }
+
+void wish_cuda_plan(const std::optional<std::string>& schedule) {
+  wish = schedule ? std::optional(cuda_schedule_from_name(*schedule)) : std::nullopt;
+}
+
+int32_t torch_dtype(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::f32:
+      return aoti_torch_dtype_float32();
+    case Dtype::f64:
+      return aoti_torch_dtype_float64();
+    case Dtype::bf16:
+      return aoti_torch_dtype_bfloat16();
+    case Dtype::f16:
+      break;
+  }
+  return aoti_torch_dtype_float16();
+}
+
+Dtype computed_with(Dtype dtype) { return dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32; }
+
+// Memory that lies where `like` does, as a tensor.
+Tensor tensor_at(const void* data, const Shape& sizes, const Shape& strides, Dtype dtype,
+                 const Tensor& like) {
+  AtenTensorHandle handle = nullptr;
+  const bool done =
+      aoti_torch_create_tensor_from_blob(
+          const_cast<void*>(data), static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), 0,
+          torch_dtype(dtype), device_type_of(like), device_index_of(like), &handle) == AOTI_TORCH_SUCCESS;
+  require(done, "cannot see memory as a tensor of shape ", sizes);
+  return Tensor(handle);
+}
+
+// W_ih x of all steps, in the dtype that is computed with: what forward passes have computed ahead.
+class Projection {
+ public:
+  Projection(const Recurrence& r, Dtype dtype, const Tensor& like) {
+    const Stream& x = r.streams[ForwardPlaces::kInput];
+    const Matrix& w = r.matrices[ForwardPlaces::kWih];
+    const int64_t K = w.rows, I = w.columns,
+                  N = r.offsets ? r.offsets[r.T - 1] + r.counts[r.T - 1] : r.T * r.B;
+    // Rows of x one behind the other, step by step, or, as batch_first has them, sequence by sequence.
+    const bool by_steps = r.offsets || r.T == 1 || r.B == 1 || x.step == r.B * x.row;
+    const int64_t apart = r.offsets || (by_steps && r.B > 1) || r.T == 1 ? x.row : x.step;
+    Tensor rows = tensor_at(x.data, {N, I}, {apart, 1}, dtype, like);
+    if (!by_steps && x.row != r.T * x.step) {
+      const Tensor scattered = tensor_at(x.data, {r.B, r.T, I}, {x.row, x.step, 1}, dtype, like);
+      rows = view_of(torch::stable::contiguous(scattered), {N, I}, {I, 1});
+    }
+    const Tensor weights = tensor_at(w.data, {I, r.G * K}, {1, w.row}, dtype, like);
+    result_ = empty_contiguous({N, r.G * K}, like, torch_dtype(computed_with(dtype)));
+    cuda::multiply(*result_, rows, weights);
+    const int64_t row = r.G * K;
+    stream_ = {result_->data_ptr(), K, by_steps ? r.B * row : row, by_steps ? row : r.T * row};
+  }
+
+  const Stream& stream() const { return stream_; }
+
+ private:
+  std::optional<Tensor> result_;
+  Stream stream_;
+};
+
+// What a stepwise run works in, and its products.
+class StepwiseArrays {
+ public:
+  StepwiseArrays(const Recurrence& r, const PassInfo& info, Dtype dtype, const Tensor& like)
+      : r_(r), info_(info), dtype_(dtype), like_(like) {
+    const Dtype computed = computed_with(dtype);
+    for (int i = 0; i < info.operands; ++i)
+      for (int buffer = 0; buffer < 2; ++buffer)
+        workspace_.operands[i][buffer] = add(info.operand[i].parts * r.units[info.operand[i].units], dtype);
+    for (int i = 0; i < info.phases; ++i)
+      if (info.phase[i].columns > 0) workspace_.results[i] = add(results_width(i), computed);
+    for (int i = 0; i < info.carries; ++i) workspace_.carries[i] = add(r.units[0], computed);
+    for (int i = 0; i < info.phases; ++i) weights_.push_back(weights(i));
+  }
+
+  const cuda::Workspace& workspace() const { return workspace_; }
+
+  void multiply(int phase, int buffer, int64_t rows) const {
+    const cuda::PhaseInfo& p = info_.phase[phase];
+    const auto& operand = info_.operand[p.operand];
+    const Tensor a = first_rows(workspace_.operands[p.operand][buffer],
+                                operand.parts * r_.units[operand.units], rows, dtype_);
+    Tensor out = first_rows(workspace_.results[phase], results_width(phase), rows, computed_with(dtype_));
+    cuda::multiply(out, a, weights_[phase]);
+  }
+
+ private:
+  int64_t results_width(int phase) const {
+    return info_.phase[phase].columns * r_.units[info_.phase[phase].units];
+  }
+
+  void* add(int64_t width, Dtype dtype) {
+    arrays_.push_back(empty_contiguous({r_.G, r_.B, width}, like_, torch_dtype(dtype)));
+    return arrays_.back().data_ptr();
+  }
+
+  // Batches of matrices only where there are several groups.
+  Tensor first_rows(void* array, int64_t width, int64_t rows, Dtype dtype) const {
+    if (r_.G == 1) return tensor_at(array, {rows, width}, {width, 1}, dtype, like_);
+    return tensor_at(array, {r_.G, rows, width}, {r_.B * width, width, 1}, dtype, like_);
+  }
+
+  // As they stand on the right of the product: transposed, unless the phase wants that undone.
+  Tensor weights(int phase) const {
+    const Matrix& m = r_.matrices[info_.phase[phase].matrix];
+    const bool as_is = info_.phase[phase].transposed;
+    Shape sizes{as_is ? m.rows : m.columns, as_is ? m.columns : m.rows};
+    Shape strides{as_is ? m.row : 1, as_is ? 1 : m.row};
+    if (r_.G > 1) sizes.insert(sizes.begin(), r_.G), strides.insert(strides.begin(), m.group);
+    return tensor_at(m.data, sizes, strides, dtype_, like_);
+  }
+
+  const Recurrence& r_;
+  const PassInfo& info_;
+  const Dtype dtype_;
+  const Tensor& like_;
+  std::vector<Tensor> arrays_, weights_;
+  cuda::Workspace workspace_;
+};
+
+CudaPlan plan_for(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, bool tf32, int32_t device,
+                  cudaStream_t stream) {
+  CudaProblem problem;
+  problem.cell = cell, problem.pass = pass, problem.dtype = dtype, problem.tf32 = tf32;
+  problem.T = r.T, problem.B = r.B, problem.H = r.units[0], problem.P = r.units[1], problem.G = r.G;
+  problem.limits = cuda::limits_of(device);
+  problem.captured_packed = r.offsets && cuda::is_captured(stream);
+  for (const Stream& s : r.streams) problem.row_stride = std::max(problem.row_stride, s.row);
+  problem.wish = wish;
+  return plan_cuda(problem);
+}
+
+cudaError_t run_planned(const Run& run, Cell cell, Pass pass, Dtype dtype, const CudaPlan& plan) {
+  switch (cell) {
+    case Cell::lstm:
+      return run.recurrence.matrices[ForwardPlaces::kWhr].data
+                 ? cuda::run_projected_lstm(run, pass, dtype, plan)
+                 : cuda::run_lstm(run, pass, dtype, plan);
+    case Cell::gru:
+      return cuda::run_gru(run, pass, dtype, plan);
+    case Cell::elman_tanh:
+    case Cell::elman_relu:
+      break;
+  }
+  return cuda::run_elman(run, cell, pass, dtype, plan);
+}
+
+}  // namespace
+
+void backend::plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const Tensor& like,
+                           bool tf32) {
+  if (r.T == 0 || r.B == 0 || r.G == 0) return;
+  const int32_t device = device_index_of(like);
+  const cuda::OnDevice on_device(device);
+  Run run;
+  run.recurrence = r;
+  run.stream = cuda::stream_of(device);
+  const CudaPlan plan = plan_for(r, cell, pass, dtype, tf32, device, run.stream);
+
+  std::optional<Projection> projection;
+  if (pass == Pass::forward && r.matrices[ForwardPlaces::kWih].data)
+    run.ahead = projection.emplace(r, dtype, like).stream();
+  std::vector<Tensor> sizes;
+  const PassInfo info = cuda::pass_info(cell, pass, r.units[1] > 0);
+  std::optional<StepwiseArrays> arrays;
+  if (plan.schedule == CudaSchedule::stepwise) {
+    run.workspace = arrays.emplace(r, info, dtype, like).workspace();
+    run.multiply = [&](int phase, int buffer, int64_t rows) { arrays->multiply(phase, buffer, rows); };
+  } else if (r.offsets) {
+    for (const int64_t* numbers : {r.counts, r.offsets})
+      sizes.push_back(cuda::indices(std::vector<int64_t>(numbers, numbers + r.T), like));
+    run.counts = static_cast<const int64_t*>(sizes[0].data_ptr());
+    run.offsets = static_cast<const int64_t*>(sizes[1].data_ptr());
+  }
+  const cudaError_t error = run_planned(run, cell, pass, dtype, plan);
+  require(error == cudaSuccess, "CUDA: ", describe(plan), ": ", cudaGetErrorString(error));
+  last_plan_run = plan;
+}
+
+}  // namespace rnnfast
+
+#ifndef RNNFAST_NAMESPACE
+#define RNNFAST_NAMESPACE rnnfast
+#endif
+#define RNNFAST_IMPLEMENT(library, m) STABLE_TORCH_LIBRARY_IMPL(library, CompositeExplicitAutograd, m)
+
+RNNFAST_IMPLEMENT(RNNFAST_NAMESPACE, m) {
+  m.impl("last_cuda_plan", TORCH_BOX(&rnnfast::last_cuda_plan));
+  m.impl("wish_cuda_plan", TORCH_BOX(&rnnfast::wish_cuda_plan));
+}

@@ -1,0 +1,45 @@
+// What a cell's file instantiates.
+#pragma once
+
+#include "cta.cuh"
+#include "stepwise.cuh"
+
+namespace rnnfast::cuda {
+
+template <class Pass, class S>
+cudaError_t run_with(const Run& run, const CudaPlan& plan) {
+  constexpr bool kOnePhase = count_phases(typename Pass::Phases{}) == 1;
+  if constexpr (kOnePhase) {
+    using Phase = OnlyPhase<Pass>;
+    if (plan.schedule == CudaSchedule::cta) {
+      if constexpr (sizeof(S) != 8) {
+        if (plan.arithmetic == Arithmetic::mma) return launch_cta<Pass, S, MmaProduct<Phase, S>>(run);
+      }
+      if constexpr (sizeof(S) != 2) return launch_cta<Pass, S, FmaProduct<Phase, S>>(run);
+    }
+  }
+  return Stepwise<Pass, S>(run).go();
+}
+
+template <class Pass>
+cudaError_t run_pass(const Run& run, Dtype dtype, const CudaPlan& plan) {
+  switch (dtype) {
+    case Dtype::f32:
+      return run_with<Pass, float>(run, plan);
+    case Dtype::f64:
+      return run_with<Pass, double>(run, plan);
+    case Dtype::bf16:
+      return run_with<Pass, __nv_bfloat16>(run, plan);
+    case Dtype::f16:
+      break;
+  }
+  return run_with<Pass, __half>(run, plan);
+}
+
+template <class Cell>
+cudaError_t run_cell(const Run& run, Pass pass, Dtype dtype, const CudaPlan& plan) {
+  return pass == Pass::forward ? run_pass<typename Cell::Forward>(run, dtype, plan)
+                               : run_pass<typename Cell::Adjoint>(run, dtype, plan);
+}
+
+}  // namespace rnnfast::cuda

@@ -1,0 +1,157 @@
+// One matrix product and one kernel for each step and phase: right for every size and on every GPU. Launches
+// read nothing from the host later on, so that a CUDA graph can hold them.
+#pragma once
+
+#include "../cells/phase_list.h"
+#include "accessor.cuh"
+#include "kernels.h"
+
+namespace rnnfast::cuda {
+
+// Of a phase at one step, for all rows and groups.
+struct StepArguments {
+  Recurrence recurrence;
+  Stream ahead;
+  Step steps[2];  // of even and of odd groups
+  const void* results;
+  void* operands[2];  // what phases put goes here
+  int64_t widths[2];  // of the operands
+  void* carries[2];
+  int64_t rows;              // no more are active
+  bool multiplies_entering;  // whether rows that enter have a result of the matrix
+};
+
+template <class Phase, class S>
+struct StepwiseOwn {
+  using C = Compute<S>;
+  static constexpr bool kRemembers = false;
+
+  const StepArguments& a;
+  int64_t row;  // of all groups
+  int64_t unit, units;
+  bool multiplied;
+
+  __device__ __forceinline__ C matrix(int gate) const {
+    if (!multiplied) return C(0);
+    return static_cast<const C*>(a.results)[(row * Phase::kColumns + gate) * units + unit];
+  }
+  __device__ __forceinline__ void put(int operand, C v, int64_t of, int part) const {
+    static_cast<S*>(a.operands[operand])[row * a.widths[operand] + part * units + of] = narrowed<S>(v);
+  }
+  __device__ __forceinline__ C carry(int i) const { return carried(i); }
+  __device__ __forceinline__ void keep(int i, C v) const { carried(i) = v; }
+  __device__ __forceinline__ C& carried(int i) const {
+    return static_cast<C*>(a.carries[i])[row * units + unit];
+  }
+  __device__ __forceinline__ C remembered(int) const { return C(0); }
+  __device__ __forceinline__ void remember(int, C) const {}
+};
+
+constexpr int kStepThreads = 256;
+
+// A thread for each (group, row, unit).
+template <class Phase, class S>
+__global__ void __launch_bounds__(kStepThreads) step_kernel(const __grid_constant__ StepArguments a) {
+  static_assert(Phase::kStatistics == 0, "no cell with statistics runs on a GPU yet");
+  const Recurrence& r = a.recurrence;
+  const int64_t units = r.units[Phase::kUnits];
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kStepThreads + threadIdx.x;
+  const int64_t unit = i % units, row = i / units % a.rows, group = i / units / a.rows;
+  if (group >= r.G) return;
+  const Step& step = a.steps[group % 2];
+  if (row >= step.end) return;
+  const bool multiplied = Phase::kColumns > 0 && (row < step.entering || a.multiplies_entering);
+  StepwiseOwn<Phase, S> own{a, group * r.B + row, unit, units, multiplied};
+  const Window<int64_t> window(r, a.ahead, step, group, 0, sizeof(S), sizeof(Compute<S>));
+  Accessor<Phase, S, StepwiseOwn<Phase, S>, int64_t, Reads::direct> at(r, window, group, 0, row, unit, own,
+                                                                       nullptr);
+  Phase::run(at);
+}
+
+struct PrepareArguments {
+  End initial;
+  void* buffers[2];
+  int64_t B, G, width;
+};
+
+// What rows enter with, where matrices look for it. A row keeps it until it enters, so both buffers have it.
+template <class S>
+__global__ void __launch_bounds__(kStepThreads) prepare_kernel(const __grid_constant__ PrepareArguments a) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kStepThreads + threadIdx.x;
+  const int64_t k = i % a.width, row = i / a.width % a.B, group = i / a.width / a.B;
+  if (group >= a.G) return;
+  const S v = static_cast<const S*>(a.initial.data)[group * a.initial.group + row * a.initial.row + k];
+  for (void* buffer : a.buffers) static_cast<S*>(buffer)[i] = v;
+}
+
+inline dim3 blocks_for(int64_t threads) {
+  return dim3(static_cast<unsigned>(ceil_div(threads, static_cast<int64_t>(kStepThreads))));
+}
+
+template <class Pass, class S>
+class Stepwise {
+ public:
+  explicit Stepwise(const Run& run) : run_(run), r_(run.recurrence) {}
+
+  cudaError_t go() {
+    int i = 0;
+    for (const Operand& operand : Pass::kOperands) prepare(operand, i++);
+    for (int c = 0; c < Pass::kCarries && ok(); ++c)
+      error_ = cudaMemsetAsync(run_.workspace.carries[c], 0, r_.G * r_.B * r_.units[0] * sizeof(Compute<S>),
+                               run_.stream);
+    for (int64_t step = 0; step < r_.T && ok(); ++step)
+      for_each_phase(typename Pass::Phases{}, [&](auto phase, int index) {
+        if (ok()) run_phase<decltype(phase)>(index, step);
+      });
+    return error_;
+  }
+
+ private:
+  bool ok() const { return error_ == cudaSuccess; }
+
+  int64_t width(const Operand& operand) const { return operand.parts * r_.units[operand.units]; }
+
+  const End* initial_of(const Operand& operand) const {
+    return operand.initial >= 0 && r_.ends[operand.initial].data ? &r_.ends[operand.initial] : nullptr;
+  }
+
+  void prepare(const Operand& operand, int index) {
+    const End* initial = initial_of(operand);
+    if (!initial || !ok()) return;
+    void* const* buffers = run_.workspace.operands[index];
+    const PrepareArguments a{*initial, {buffers[0], buffers[1]}, r_.B, r_.G, width(operand)};
+    error_ = launch(prepare_kernel<S>, blocks_for(a.B * a.G * a.width), kStepThreads, 0, run_.stream, a);
+  }
+
+  template <class Phase>
+  void run_phase(int index, int64_t step) {
+    StepArguments a{};
+    a.recurrence = r_, a.ahead = run_.ahead;
+    // Steps of the two directions of a bidirectional layer have other rows.
+    for (int group = 0; group < 2; ++group) {
+      a.steps[group] = step_of(r_, is_reversed(r_.direction, group) != Pass::kBackward, step);
+      if (group < r_.G && a.steps[group].end > a.rows) a.rows = a.steps[group].end;
+    }
+    const int put_at_this_step = static_cast<int>(1 - step % 2);
+    int i = 0;
+    bool initial = false;
+    for (const Operand& operand : Pass::kOperands) {
+      a.operands[i] = run_.workspace.operands[i][put_at_this_step], a.widths[i] = width(operand);
+      initial |= i == Phase::kOperand && initial_of(operand);
+      ++i;
+    }
+    a.multiplies_entering = Phase::kSameStep || initial;
+    if (Phase::kColumns > 0 && (step > 0 || a.multiplies_entering))
+      run_.multiply(index, Phase::kSameStep ? put_at_this_step : 1 - put_at_this_step, a.rows);
+    a.results = run_.workspace.results[index];
+    for (int c = 0; c < Pass::kCarries; ++c) a.carries[c] = run_.workspace.carries[c];
+    error_ = launch(step_kernel<Phase, S>, blocks_for(r_.G * a.rows * r_.units[Phase::kUnits]), kStepThreads,
+                    0, run_.stream, a);
+  }
+
+  const Run& run_;
+  const Recurrence& r_;
+  cudaError_t error_ = cudaSuccess;
+};
+
+}  // namespace rnnfast::cuda

@@ -1,0 +1,60 @@
+// Values as they are stored, S, and as they are computed with: float, or double where S is.
+#pragma once
+
+#include <cmath>
+
+#include "primitives.cuh"
+
+namespace rnnfast {
+
+template <class S>
+struct ComputeOf {
+  using type = float;
+};
+template <>
+struct ComputeOf<double> {
+  using type = double;
+};
+template <class S>
+using Compute = typename ComputeOf<S>::type;
+
+__device__ __forceinline__ float widened(float v) { return v; }
+__device__ __forceinline__ double widened(double v) { return v; }
+__device__ __forceinline__ float widened(__nv_bfloat16 v) { return __bfloat162float(v); }
+__device__ __forceinline__ float widened(__half v) { return __half2float(v); }
+
+template <class S>
+__device__ __forceinline__ S narrowed(Compute<S> v) {
+  return v;
+}
+template <>
+__device__ __forceinline__ __nv_bfloat16 narrowed(float v) {
+  return __float2bfloat16_rn(v);
+}
+template <>
+__device__ __forceinline__ __half narrowed(float v) {
+  return __float2half_rn(v);
+}
+
+__device__ __forceinline__ double tanh_of(double v) { return tanh(v); }
+__device__ __forceinline__ double sigmoid_of(double v) {
+  const double e = exp(-fabs(v));  // of what is not positive: no overflow
+  return (v < 0 ? e : 1) / (1 + e);
+}
+
+// Without branches, by approximate exponentials and quotients, whose errors are about 2 ulp. NaN stays NaN.
+__device__ __forceinline__ float sigmoid_of(float v) {
+  const float e = fast_exp(-fabsf(v));
+  return fast_quotient(v < 0 ? e : 1.0f, 1 + e);
+}
+// (1 - e^-2a) / (1 + e^-2a); below 0.55, where the difference loses digits, v + v^3 p(v^2), p by
+// interpolation in Chebyshev points: the relative error is 4e-9.
+__device__ __forceinline__ float tanh_of(float v) {
+  const float a = fabsf(v), e = fast_exp(-2 * a), square = v * v;
+  constexpr float kP[] = {-0.333333313f, 0.133331135f, -0.0539094284f, 0.0213093888f, -0.00661022775f};
+  const float p = (((kP[4] * square + kP[3]) * square + kP[2]) * square + kP[1]) * square + kP[0];
+  const float large = fast_quotient(1 - e, 1 + e);
+  return a < 0.55f ? v * square * p + v : copysignf(large, v);
+}
+
+}  // namespace rnnfast
