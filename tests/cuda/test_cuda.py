@@ -1,0 +1,212 @@
+"""Layers on a GPU: against the float64 oracle, beside cuDNN, in graphs and streams. They need a GPU."""
+
+import random
+
+import pytest
+import torch
+from kinds import KINDS as LAYERS
+from kinds import make, states
+from problems import CELLS, OPTIONAL, TOLERANCE, check_against_oracle, draw
+
+import rnnfast
+
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
+    pytest.mark.skipif(not rnnfast._library.CUDA, reason="rnnfast was built without CUDA"),
+]
+SCHEDULES = ["stepwise", "cta"]
+DTYPES = list(TOLERANCE)
+KINDS = [*CELLS, "lstm projected"]
+op = torch.ops.rnnfast
+
+
+@pytest.fixture(autouse=True)
+def ieee():
+    """float32 in full, as cuDNN's layers and matrix products are set, too."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    # cuDNN's layers are not deterministic by torch's count.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def draw_kind(kind, T, B, H, *args, **options):
+    P = random.choice([max(1, H // 2), H + 3]) if kind == "lstm projected" else 0
+    return draw(T, B, H, *args, cell=kind.split()[0], P=P, **options)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_small_problems(kind, schedule, dtype):
+    with rnnfast.forced_plan(schedule):
+        for layout in ("time", "batch", "packed"):
+            for direction in (0, 1, 2):
+                T, B, G = random.randint(1, 5), random.randint(1, 20), random.randint(1, 3)
+                given = [name for name in OPTIONAL if random.random() < 0.7]
+                H = random.choice([1, 3, 8, 15, 16, 17, 33, 40])
+                problem = draw_kind(kind, T, B, H, G, dtype, direction=direction, layout=layout, given=given)
+                check_against_oracle(problem, "cuda")
+                expected = "stepwise" if kind == "lstm projected" else schedule
+                assert op.last_cuda_plan().startswith(expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", CELLS)
+def test_larger_problems(kind, dtype):
+    for T, B, H in [(30, 17, 64), (20, 5, 96), (15, 9, 128), (10, 3, 200), (5, 130, 50), (4, 2, 600)]:
+        check_against_oracle(draw(T, B, H, 1, dtype, cell=kind, layout=random.choice(["time", "packed"])), "cuda")
+
+
+def rms(a, b):
+    return float((a.detach().double().cpu() - b.detach().cpu()).square().mean().sqrt())
+
+
+def outputs_and_gradients(layer, x, dy):
+    x = x.clone().requires_grad_()
+    output, hx = layer(x)
+    output.backward(dy)
+    found = [output, *states(hx), x.grad, *(p.grad for p in layer.parameters())]
+    layer.zero_grad(set_to_none=True)
+    return found
+
+
+@pytest.mark.parametrize("H", [24, 128, 256])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_errors_are_no_larger_than_cudnns(kind, dtype, H):
+    T, B = 64, 16
+    exact = make(kind, H, H, package=torch.nn, dtype=torch.float64)
+    with torch.no_grad():
+        for p in exact.parameters():
+            p.copy_(p.to(dtype).double())
+    x, dy = torch.randn(T, B, H).to(dtype), None
+    dy = torch.randn_like(exact(x.double())[0]).to(dtype)
+    expected = outputs_and_gradients(exact, x.double(), dy.double())
+    found = {}
+    for package in (torch.nn, rnnfast):
+        layer = make(kind, H, H, package=package, dtype=dtype, device="cuda")
+        layer.load_state_dict(exact.state_dict())
+        found[package] = outputs_and_gradients(layer, x.cuda(), dy.cuda())
+    for i, (ours, theirs, right) in enumerate(zip(found[rnnfast], found[torch.nn], expected, strict=True)):
+        own, cudnns = rms(ours, right), rms(theirs, right)
+        assert own <= 1.1 * cudnns + 1e-7 * float(right.detach().abs().max()), f"result {i}: {own}, cuDNN {cudnns}"
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_gradcheck(kind, schedule):
+    layer = make(kind, 3, 5, num_layers=2, bidirectional=True, device="cuda", dtype=torch.float64)
+    x = torch.randn(4, 2, 3, device="cuda", dtype=torch.float64, requires_grad=True)
+    with rnnfast.forced_plan(schedule):
+        assert torch.autograd.gradcheck(lambda x, *_: layer(x)[0], (x, *layer.parameters()), nondet_tol=0)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_the_same_bits_from_run_to_run(kind, schedule):
+    layer = make(kind, 40, 70, bidirectional=True, device="cuda")
+    x, dy = torch.randn(50, 33, 40, device="cuda"), None
+    dy = torch.randn_like(layer(x)[0])
+    with rnnfast.forced_plan(schedule):
+        first = outputs_and_gradients(layer, x, dy)
+        for _ in range(10):
+            again = outputs_and_gradients(layer, x, dy)
+            assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_in_a_cuda_graph(kind, schedule):
+    """Forward and backward are captured, and replayed on other values."""
+    layer = make(kind, 16, 24, device="cuda")
+    x = torch.randn(9, 5, 16, device="cuda", requires_grad=True)
+    fresh = torch.randn_like(x)
+
+    def step():
+        output, _ = layer(x)
+        return output, *torch.autograd.grad(output.sin().sum(), (x, *layer.parameters()))
+
+    with rnnfast.forced_plan(schedule):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = step()
+        with torch.no_grad():
+            x.copy_(fresh)
+        graph.replay()
+        for a, b in zip(captured, step(), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_packed_sequences(kind):
+    layer = make(kind, 7, 33, num_layers=2, bidirectional=True, device="cuda", dtype=torch.float64)
+    peer = make(
+        kind, 7, 33, package=torch.nn, num_layers=2, bidirectional=True, device="cuda", dtype=torch.float64
+    )
+    peer.load_state_dict(layer.state_dict())
+    rows = [torch.randn(n, 7, device="cuda", dtype=torch.float64) for n in (3, 17, 1, 9, 9)]
+    packed = torch.nn.utils.rnn.pack_sequence(rows, enforce_sorted=False)
+    found = []
+    for each in (layer, peer):
+        output, hx = each(packed)
+        (output.data.sin().sum() + states(hx)[0].cos().sum()).backward()
+        found.append([output.data, *states(hx), *(p.grad for p in each.parameters())])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_more_steps_than_cudnn_takes():
+    layer = rnnfast.GRU(4, 8, device="cuda")
+    x = torch.randn(70_000, 1, 4, device="cuda")
+    output, h_n = layer(x)
+    torch.testing.assert_close(output[-1], h_n[0])
+    tail, _ = layer(x[65_000:], output[64_999:65_000].contiguous())
+    torch.testing.assert_close(tail, output[65_000:])
+
+
+def test_another_stream():
+    layer = rnnfast.LSTM(32, 32, device="cuda")
+    x = torch.randn(200, 8, 32, device="cuda")
+    expected = layer(x)[0]
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        late = x * 0
+        torch.cuda._sleep(10_000_000)
+        late += x
+        found = layer(late)[0]
+    stream.synchronize()
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_autocast(kind):
+    layer = make(kind, 16, 24, device="cuda")
+    x = torch.randn(5, 3, 16, device="cuda")
+    with torch.autocast("cuda", dtype=torch.float16):
+        output, _ = layer(x)
+    assert output.dtype == torch.float16
+    output.float().sum().backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in layer.parameters())
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_tf32_follows_cudnns_setting(tf32):
+    torch.backends.cudnn.allow_tf32 = tf32
+    rnnfast.LSTM(32, 32, device="cuda")(torch.randn(5, 8, 32, device="cuda"))
+    assert ("mma" in op.last_cuda_plan()) == tf32
+    assert op.last_cuda_plan() == str(rnnfast.plan("lstm", 5, 8, 32, device="cuda"))
+
+
+def test_tensors_on_two_devices():
+    layer = rnnfast.LSTM(3, 4, device="cuda")
+    with pytest.raises(RuntimeError, match="device"):
+        layer(torch.randn(2, 1, 3))

@@ -1,0 +1,53 @@
+"""The CUDA kernels, run on the CPU, under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer, by the
+driver of tests/sanitizers; PROBLEMS random small problems each, more with -m slow."""
+
+import pytest
+import torch
+from building import CSRC, HERE, KERNELS, compile_objects, execute, link
+
+DRIVER = HERE.parent / "sanitizers"
+SOURCES = [
+    *KERNELS,
+    CSRC / "cuda/plan_cuda.cpp",
+    CSRC / "cuda/pass_info.cpp",
+    CSRC / "plan.cpp",
+    HERE / "run_host.cpp",
+    HERE / "cuda_host.cpp",
+    DRIVER / "driver.cpp",
+]
+SANITIZERS = {
+    "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DCUDA_HOST_ASAN"),
+    "thread": ("-fsanitize=thread", "-DCUDA_HOST_TSAN"),
+}
+PROBLEMS = {"address": 320, "thread": 160}
+
+
+@pytest.fixture(scope="module", params=SANITIZERS)
+def program(request, tmp_path_factory):
+    flags = ["-O1", "-g1", "-fno-omit-frame-pointer", *SANITIZERS[request.param], f"-I{DRIVER}"]
+    directory = tmp_path_factory.mktemp(request.param)
+    objects = compile_objects(SOURCES, flags, directory)
+    path = link(objects, [*(f for f in flags if f.startswith("-fsanitize")), "-pthread"], directory / "driver")
+
+    def run(problems):
+        seed = torch.initial_seed()
+        done = execute(
+            [path, problems, seed],
+            ASAN_OPTIONS="halt_on_error=1:malloc_fill_byte=255:max_malloc_fill_size=1073741824",
+            TSAN_OPTIONS="halt_on_error=1",
+            UBSAN_OPTIONS="halt_on_error=1:print_stacktrace=1",
+        )
+        assert done.returncode == 0, f"exit status {done.returncode} with seed {seed}\n{done.stderr[-3000:]}"
+        assert done.stdout.endswith(" problems\n")
+
+    run.problems = PROBLEMS[request.param]
+    return run
+
+
+def test_random_problems(program):
+    program(program.problems)
+
+
+@pytest.mark.slow
+def test_many_random_problems(program):
+    program(10 * program.problems)

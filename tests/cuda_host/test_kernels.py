@@ -1,0 +1,179 @@
+"""The CUDA kernels, run on the CPU, against the float64 reference."""
+
+import random
+from dataclasses import replace
+
+import problems
+import pytest
+import torch
+from kinds import KINDS as LAYERS
+from kinds import make
+from problems import OPTIONAL, TOLERANCE, check_against_oracle, draw
+
+import rnnfast
+from rnnfast import ops
+from rnnfast.reference import GATES
+
+SCHEDULES = ["stepwise", "cta"]
+DTYPES = list(TOLERANCE)
+KINDS = [*problems.CELLS, "lstm projected"]
+
+
+@pytest.fixture(autouse=True)
+def on_host(operators, monkeypatch):
+    """Everything that asks for the operators gets those of the CUDA kernels."""
+    operators.set_seed(torch.initial_seed() % 2**31)
+    random.seed(torch.initial_seed())
+    monkeypatch.setattr(problems, "op", operators)
+    for name, operator in {"_op": "recurrence", "_op_bptt": "recurrence_bptt", "_op_cell": "cell"}.items():
+        monkeypatch.setattr(ops, name, getattr(operators, operator).default)
+    yield operators
+    operators.wish_cuda_plan(None)
+
+
+def draw_kind(kind, T, B, H, *args, **options):
+    P = random.choice([max(1, H // 2), H + 3]) if kind == "lstm projected" else 0
+    return draw(T, B, H, *args, cell=kind.split()[0], P=P, **options)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_options(on_host, kind, schedule, dtype):
+    on_host.wish_cuda_plan(schedule)
+    for layout in ("time", "batch", "packed"):
+        for direction in (0, 1, 2):
+            T, B, G = random.randint(1, 5), random.randint(1, 11), random.randint(1, 3)
+            given = [name for name in OPTIONAL if random.random() < 0.7]
+            H = random.choice([1, 3, 8, 15, 16, 17, 33, 40])
+            check_against_oracle(
+                draw_kind(kind, T, B, H, G, dtype, direction=direction, layout=layout, given=given)
+            )
+            expected = "stepwise" if kind == "lstm projected" else schedule
+            assert on_host.last_cuda_plan().startswith(expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", problems.CELLS)
+def test_cta_with_weights_in_registers_and_shared_memory(on_host, kind, dtype):
+    """More units than a warp's first block has, more weights than registers hold."""
+    on_host.wish_cuda_plan("cta")
+    gates = GATES[kind]
+    wide = (129, 140) if gates == 1 or dtype.itemsize == 2 else (101, 128)
+    for H in (66, 80) if dtype == torch.float64 else wide:
+        check_against_oracle(draw(3, 3, H, 1, dtype, cell=kind, layout="packed"))
+        assert on_host.last_cuda_plan().startswith("cta")
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("kind", problems.CELLS)
+def test_tf32(on_host, kind, schedule):
+    """In cta kernels products round to TF32, 10 bits of mantissa, where they are allowed to."""
+    on_host.wish_cuda_plan(schedule)
+    p = draw(4, 9, 70, dtype=torch.float32, cell=kind)
+    args = (p.gates, None, p.w_hh, None, None, p.bias, p.h0, p.c0, *p.options)
+    exact, rounded = (on_host.recurrence(*args, precision=precision)[0] for precision in ("ieee", "tf32"))
+    problems.assert_close(rounded, exact.double(), tolerance=2e-3)
+    assert torch.equal(exact, rounded) == (schedule == "stepwise")
+    assert ("mma" in on_host.last_cuda_plan()) == (schedule == "cta")
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", problems.CELLS)
+def test_the_order_of_threads_does_not_matter(on_host, kind, dtype, schedule):
+    on_host.wish_cuda_plan(schedule)
+    p = draw(4, 9, 37, 2, dtype, cell=kind, layout="packed", direction=2)
+    seen = []
+    for seed in range(4):
+        on_host.set_seed(seed)
+        results = p.forward(saves=True)
+        seen.append([*results, *p.gradients(results).values()])
+    for other in seen[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(seen[0], other, strict=True))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, dict(batch_first=True), dict(bidirectional=True, num_layers=2), dict(bias=False)]
+)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_layers(on_host, kind, options):
+    """Projection of the input, biases and all gradients, as torch.nn has them."""
+    theirs, ours = (make(kind, 5, 18, package=package, **options).double() for package in (torch.nn, rnnfast))
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(7, 4, 5).double()
+    for input in (x, x.transpose(0, 1), x[:1], x[:, :1], x.flip(0)[::2]):
+        found = []
+        for layer in (theirs, ours):
+            own = input.clone(memory_format=torch.preserve_format).requires_grad_()
+            output, last = layer(own)
+            last = last[0] if isinstance(last, tuple) else last
+            (output.sin().sum() + last.cos().sum()).backward()
+            found.append([output, last, own.grad, *(p.grad for p in layer.parameters())])
+            layer.zero_grad()
+        for a, b in zip(*found, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    assert on_host.last_cuda_plan()
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_packed_layers(on_host, kind):
+    theirs, ours = (
+        make(kind, 5, 9, package=package, bidirectional=True).double() for package in (torch.nn, rnnfast)
+    )
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.nn.utils.rnn.pack_sequence([torch.randn(n, 5).double() for n in (3, 7, 1, 4)], enforce_sorted=False)
+    found = []
+    for layer in (theirs, ours):
+        output, last = layer(x)
+        last = last[0] if isinstance(last, tuple) else last
+        (output.data.sin().sum() + last.cos().sum()).backward()
+        found.append([output.data, last, *(p.grad for p in layer.parameters())])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("cell", problems.CELLS)
+def test_cell_operator(on_host, cell):
+    n = GATES[cell]
+    x, h, c = torch.randn(3, 4), torch.randn(3, 6), torch.randn(3, 6)
+    w_ih, w_hh, b_ih, b_hh = torch.randn(6 * n, 4), torch.randn(6 * n, 6), torch.randn(6 * n), torch.randn(6 * n)
+    found = on_host.cell(x, w_ih, w_hh, b_ih, b_hh, h, c if cell == "lstm" else None, cell)
+    if cell == "lstm":
+        expected = torch._VF.lstm_cell(x, (h, c), w_ih, w_hh, b_ih, b_hh)
+    else:
+        expected = [ops._CELLS[cell](x, h, w_ih, w_hh, b_ih, b_hh)]
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_packed_sequences_in_a_graph(on_host, monkeypatch):
+    monkeypatch.setenv("CUDA_HOST_CAPTURED", "1")
+    on_host.wish_cuda_plan("cta")
+    p = draw(4, 9, 37, layout="packed")
+    results = p.forward(saves=True)
+    assert on_host.last_cuda_plan() == "stepwise (cta does not take packed sequences in a CUDA graph)"
+    with pytest.raises(RuntimeError, match="packed sequences cannot be trained within a CUDA graph"):
+        p.gradients(results)
+    check_against_oracle(draw(4, 9, 37, layout="time"))
+    assert on_host.last_cuda_plan().startswith("cta")
+
+
+def test_rows_that_lie_far_apart(on_host):
+    on_host.wish_cuda_plan("cta")
+    p = draw(4, 1, 37, layout="batch")
+    far = p.gates.as_strided(p.gates.shape, (2**28, *p.gates.stride()[1:]))
+    check_against_oracle(replace(p, gates=far))
+    p.forward()
+    assert on_host.last_cuda_plan().startswith("cta")
+    replace(p, gates=far).forward()
+    assert on_host.last_cuda_plan() == "stepwise (rows of the batch lie too far apart for cta)"
+
+
+def test_bad_arguments(on_host):
+    p = draw(4, 9, 37)
+    args = (p.gates, None, p.w_hh, None, None, None, None, None)
+    with pytest.raises(RuntimeError, match="precision: got 'half', expected 'ieee' or 'tf32'"):
+        on_host.recurrence(*args, "elman_tanh", precision="half")
+    with pytest.raises(ValueError, match="schedule: got 'grid', expected one of 'stepwise', 'cta'"):
+        on_host.wish_cuda_plan("grid")
