@@ -44,9 +44,19 @@ def pytest_configure(config):
         torch.set_num_threads(int(os.environ["RNNFAST_BENCH_THREADS"]))
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption(
+        "--device", choices=["cpu", "cuda"], default="cpu", help="what is measured; cuda: test_cuda.py"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
     # Last, for the kernels remember for a while that a machine is crowded.
     items.sort(key=lambda item: item.path.name == "test_contention.py")
+    on_cuda = config.getoption("--device") == "cuda"
+    others = [item for item in items if (item.path.name == "test_cuda.py") != on_cuda]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in others]
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):
@@ -54,6 +64,13 @@ def pytest_benchmark_update_machine_info(config, machine_info):
     machine_info["torch"] = torch.__version__
     machine_info["threads"] = torch.get_num_threads()
     machine_info["rnnfast"] = rnnfast.build_info()
+    if config.getoption("--device") == "cuda":
+        machine_info["cuda"] = {
+            "device": torch.cuda.get_device_name(),
+            "multiprocessors": torch.cuda.get_device_properties(0).multi_processor_count,
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+        }
     if PEAKS in config.stash:
         machine_info["peaks"] = config.stash[PEAKS]
     if VERSIONS in config.stash:

@@ -75,11 +75,13 @@ class Pair:
 
     @classmethod
     def of(cls, kind: str, T: int, B: int, H: int, I: int | None = None, **options: Any) -> Pair:  # noqa: E741
+        """options: of the layer, among them device and dtype."""
         I = H if I is None else I  # noqa: E741
         peer = getattr(nn, kind)(I, H, **options)
         ours = getattr(rnnfast, kind)(I, H, **options)
         ours.load_state_dict(peer.state_dict())
-        x = torch.randn(B, T, I) if options.get("batch_first") else torch.randn(T, B, I)
+        where = {name: options[name] for name in ("device", "dtype") if name in options}
+        x = torch.randn(B, T, I, **where) if options.get("batch_first") else torch.randn(T, B, I, **where)
         with torch.no_grad():
             dy = torch.randn_like(peer(x)[0])
         return cls(ours, peer, x, dy)

@@ -1,0 +1,94 @@
+"""Layers on a GPU beside torch.nn's, which are cuDNN's: ``pytest benchmarks --device cuda``.
+
+Three grids: that of FlashRNN's figure (one head, B = 16, T = 1024), Haste's (T = 50, float32), and the shape of
+fastrnns. Each call is synchronised. ``tf32`` is float32 with torch.backends.cudnn.allow_tf32, and matrix products
+that may round likewise.
+"""
+
+import itertools
+
+import pytest
+import torch
+from shapes import KINDS, Pair, forward, training
+
+import rnnfast
+
+DTYPES = {
+    "float32": (torch.float32, False),
+    "tf32": (torch.float32, True),
+    "bfloat16": (torch.bfloat16, False),
+    "float16": (torch.float16, False),
+}
+CELLS = {"RNN": "elman_tanh", "LSTM": "lstm", "GRU": "gru"}
+CALLS = {"forward": forward, "training": training}
+# (T, B, H, I)
+FLASHRNN = [(1024, 16, H, H) for H in (16, 32, 64, 128, 256, 768)]
+HASTE = [(50, B, H, 256) for B, H in itertools.product((1, 16, 32, 64, 128), (128, 256, 512, 1024, 2048, 4096))]
+FASTRNNS = [(100, 64, 512, 512)]
+
+
+@pytest.fixture
+def precision():
+    """precision(tf32): how float32 is multiplied, until the test ends."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+    def set_all(tf32):
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+
+    yield set_all
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def measure(in_turn, precision, benchmark, kind, dtype, call, sizes):
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    of, tf32 = DTYPES[dtype]
+    precision(tf32)
+    T, B, H, I = sizes  # noqa: E741
+    pair = Pair.of(kind, T, B, H, I, device="cuda", dtype=of)
+
+    def synchronised(work):
+        def run():
+            work()
+            torch.cuda.synchronize()
+
+        return run
+
+    ours, peers = pair.calls(CALLS[call])
+    found = in_turn(synchronised(ours), {name: synchronised(peer) for name, peer in peers.items()}, share=0.25)
+    plans = {
+        name: rnnfast.plan(CELLS[kind], T, B, H, dtype=of, device="cuda", pass_=name)
+        for name in (("forward",) if call == "forward" else ("forward", "bptt"))
+    }
+    benchmark.extra_info["plans"] = {name: str(plan) for name, plan in plans.items()}
+    if found:
+        benchmark.extra_info["microseconds a step"] = round(benchmark.stats.stats.median / T * 1e6, 3)
+        benchmark.extra_info["schedule"] = "+".join(plan.schedule for plan in plans.values())
+
+
+def case(sizes):
+    return "T{}_B{}_H{}_I{}".format(*sizes)
+
+
+@pytest.mark.parametrize("sizes", FLASHRNN, ids=case)
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_flashrnn(in_turn, precision, benchmark, kind, dtype, call, sizes):
+    measure(in_turn, precision, benchmark, kind, dtype, call, sizes)
+
+
+@pytest.mark.parametrize("sizes", HASTE, ids=case)
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("dtype", ["float32", "tf32"])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_haste(in_turn, precision, benchmark, kind, dtype, call, sizes):
+    measure(in_turn, precision, benchmark, kind, dtype, call, sizes)
+
+
+@pytest.mark.parametrize("sizes", FASTRNNS, ids=case)
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_fastrnns(in_turn, precision, benchmark, kind, dtype, call, sizes):
+    measure(in_turn, precision, benchmark, kind, dtype, call, sizes)
