@@ -171,7 +171,7 @@ def compact(value: Any) -> Any:
         return {k: compact(v) for k, v in value.items() if k not in ("commit_info", "node", "data")}
     if isinstance(value, list):
         return [compact(v) for v in value]
-    return float(f"{value:.9g}") if isinstance(value, float) else value
+    return float(f"{value:.8g}") if isinstance(value, float) else value
 
 
 def main() -> None:

@@ -56,7 +56,7 @@ RNNFAST_DEFINE(RNNFAST_NAMESPACE, m) {
   // What the calling thread's further operators are run by, in place of the planner's choice; None: its
   // choice.
   m.def("wish_plan(str? schedule=None, str? weights=None, int? workers=None) -> ()");
-  // The same on CUDA.
+  // The same on CUDA; rows: of the batch, for a block of threads.
   m.def("last_cuda_plan() -> str");
-  m.def("wish_cuda_plan(str? schedule=None) -> ()");
+  m.def("wish_cuda_plan(str? schedule=None, int? rows=None) -> ()");
 }

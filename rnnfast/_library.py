@@ -136,11 +136,10 @@ def precision(device: torch.device, dtype: torch.dtype) -> str | None:
     """How products of float32 may round on a GPU: as torch's cuDNN layers do. None: it does not matter."""
     if device.type != "cuda" or dtype != torch.float32:
         return None
-    rnn = getattr(torch.backends.cudnn, "rnn", None)
-    wanted = getattr(rnn, "fp32_precision", "none")
-    if wanted == "none":
-        wanted = "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
-    return "tf32" if wanted == "tf32" else "ieee"
+    rnn: Any = getattr(torch.backends.cudnn, "rnn", None)
+    if hasattr(rnn, "fp32_precision"):  # the older flag cannot be read where others were set one by one
+        return "tf32" if rnn.fp32_precision == "tf32" else "ieee"
+    return "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
 
 
 def plan(
@@ -256,7 +255,8 @@ def forced_plan(
 ) -> Iterator[None]:
     """Has the recurrences that this thread runs meanwhile planned as given, to measure or to test.
 
-    What cannot be had is brought as near as can be: there are no more workers than units or rows to own.
+    What cannot be had is brought as near as can be: there are no more workers than units or rows to own. Backward
+    passes on CUDA run in a thread of autograd's, unless ``torch.autograd.set_multithreading_enabled(False)``.
 
     Args:
         schedule: ``"batch_split"`` or ``"unit_split"``; weights: ``"packed"`` or ``"in_place"``; workers: their
@@ -275,10 +275,10 @@ def forced_plan(
         yield
         return
     of_cuda = CUDA and schedule in ("cta", "stepwise")
-    if of_cuda:
-        torch.ops.rnnfast.wish_cuda_plan(schedule)
-    torch.ops.rnnfast.wish_plan(None if of_cuda else schedule, weights, workers)
     try:
+        if of_cuda:
+            torch.ops.rnnfast.wish_cuda_plan(schedule)
+        torch.ops.rnnfast.wish_plan(None if of_cuda else schedule, weights, workers)
         yield
     finally:
         torch.ops.rnnfast.wish_plan(None, None, None)

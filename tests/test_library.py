@@ -65,7 +65,8 @@ def test_each_instruction_set(capability, isa):
         str(TESTS / "test_recurrence.py"),
         str(TESTS / "test_math.py"),
         str(TESTS / "test_quantized.py"),
-        *(["-k", "options"] if rnnfast.build_info()["isa_in_use"] == isa else []),
+        "-k",
+        "options and not any_shape" if rnnfast.build_info()["isa_in_use"] == isa else "not any_shape",
     ]
     result = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]

@@ -65,17 +65,20 @@ def test_registers_take_what_shared_memory_does_not():
 def test_what_decides():
     assert plan("lstm", 64, T4).why == "cta needs compute capability 8.0"
     assert plan("lstm", 64, P=32).why == "cta has no projected LSTM"
+    assert plan("lstm", 0).why == "no units"
     assert plan("lstm", 1024).why == "W_hh does not fit the shared memory and registers of a block"
     assert plan("elman_tanh", 600, dtype=torch.bfloat16).schedule == "stepwise"
     assert plan("lstm", 64, tf32=True).arithmetic == "mma"
     assert plan("lstm", 64, dtype=torch.float64, tf32=True).arithmetic == "fma"
     assert plan("lstm", 64, G=2).blocks == 2 * plan("lstm", 64).blocks
+    assert plan("lstm", 64, B=16, dtype=torch.bfloat16).tile == (4, 16)
+    assert plan("lstm", 64, B=4096, dtype=torch.bfloat16).tile == (8, 16)  # fewer waves of blocks
     assert plan("lstm", 64, MIG_SLICE, B=512).microseconds > plan("lstm", 64, B=512).microseconds
 
 
 def test_plans_in_words():
     assert str(plan("lstm", 128, dtype=torch.bfloat16)) == (
-        "cta mma blocks=2 tile=8x16 threads=256 shared=37120 registers=98304 "
+        "cta mma blocks=4 tile=4x16 threads=256 shared=34944 registers=98304 "
         "(W_hh fits the shared memory and registers of a block)"
     )
     assert repr(plan("lstm", 2048)).startswith("CudaPlan(stepwise (")

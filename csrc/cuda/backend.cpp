@@ -12,12 +12,28 @@ Tensor columns_of(const Tensor& t, int64_t first, int64_t width) {
   return view_of(t, {t.size(0), width}, {t.stride(0), t.stride(1)}, first);
 }
 
-Tensor rows_of(const Tensor& t, const std::pair<int64_t, int64_t>& run) {
-  return view_of(t, {run.second, t.size(1)}, {t.stride(0), t.stride(1)}, run.first * t.stride(0));
-}
-
 // The stable ABI takes no operator with a Scalar by name, such as aten::add; it has this one.
 Tensor sum_of(const Tensor& a, const Tensor& b) { return torch::stable::subtract(a, b, -1); }
+
+// Runs of the same length at the same distance from each other, as those of batch-first arrays are.
+struct EvenRuns {
+  int64_t first, runs, count, distance;
+};
+
+std::optional<EvenRuns> even(const Layout::Runs& runs) {
+  EvenRuns e{runs[0].first, static_cast<int64_t>(runs.size()), runs[0].second, runs[0].second};
+  if (e.runs > 1) e.distance = runs[1].first - runs[0].first;
+  for (int64_t i = 0; i < e.runs; ++i)
+    if (runs[i] != std::pair(e.first + i * e.distance, e.count)) return std::nullopt;
+  return e;
+}
+
+// A single run falls into `parts`.
+Tensor rows_of(const Tensor& t, EvenRuns e, int64_t parts) {
+  if (e.runs == 1 && parts > 1) e.runs = parts, e.count /= parts, e.distance = e.count;
+  const int64_t row = t.stride(0);
+  return view_of(t, {e.runs, e.count, t.size(1)}, {e.distance * row, row, t.stride(1)}, e.first * row);
+}
 
 // The rows of all runs, one after the other, as a tensor of indices on the GPU.
 Tensor row_numbers(const Layout::Runs& runs, const Tensor& like) {
@@ -55,26 +71,24 @@ void add_columns(const Columns& a, const Columns& b, Tensor& to, int64_t first, 
 
 void copy_rows(const Tensor& from, const Layout::Runs& runs, int64_t first, Tensor& to,
                const Layout::Runs& to_runs) {
+  if (runs.empty() || to_runs.empty()) return;
   const Tensor columns = columns_of(from, first, to.size(1));
-  Tensor rows = columns;
-  if (runs.size() == 1) {
-    rows = rows_of(columns, runs[0]);
-  } else {
-    const Tensor numbers = row_numbers(runs, from);
-    rows = empty_contiguous({numbers.size(0), to.size(1)}, from);
-    cuda::call("aten::index_select", "out", columns, int64_t{0}, numbers, rows);
+  const auto source = even(runs), target = even(to_runs);
+  if (source && target && (source->runs == target->runs || source->runs == 1 || target->runs == 1)) {
+    Tensor out = rows_of(to, *target, source->runs);
+    torch::stable::copy_(out, rows_of(columns, *source, target->runs));
+    return;
   }
-  if (to_runs.size() == 1) {
-    Tensor out = rows_of(to, to_runs[0]);
-    torch::stable::copy_(out, rows);
-  } else {
-    cuda::call("aten::index_copy_", "", to, int64_t{0}, row_numbers(to_runs, from), rows);
-  }
+  const Tensor numbers = row_numbers(runs, from);
+  Tensor rows = empty_contiguous({numbers.size(0), to.size(1)}, from);
+  cuda::call("aten::index_select", "out", columns, int64_t{0}, numbers, rows);
+  cuda::call("aten::index_copy_", "", to, int64_t{0}, row_numbers(to_runs, from), rows);
 }
 
 void zero_rows(Tensor& to, const Layout::Runs& runs) {
-  if (runs.size() == 1) {
-    Tensor out = rows_of(to, runs[0]);
+  if (runs.empty()) return;
+  if (const auto target = even(runs)) {
+    Tensor out = rows_of(to, *target, 1);
     torch::stable::zero_(out);
   } else {
     const Tensor numbers = row_numbers(runs, to);

@@ -99,6 +99,7 @@ __device__ __forceinline__ void run_cta(const CtaArguments<typename Product::Sha
         Accessor<Phase, S, Own, int, Reads::fetch> at(r, window, group, first_row, row, unit, own, values);
         Phase::run(at);
       });
+      sync_warp();
       product.multiply(block, before, results);
       each_item([&](Own& own, int row, int unit, C* values) {
         Accessor<Phase, S, Own, int, Reads::use> at(r, window, group, first_row, row, unit, own, values);
@@ -124,7 +125,7 @@ cudaError_t launch_cta(const Run& run) {
   if (r.T == 0 || r.B == 0 || r.G == 0) return cudaSuccess;
   constexpr Operand operand = Pass::kOperands[0];
   const PhaseSize sizes{Phase::kColumns, r.units[Phase::kUnits], operand.parts * r.units[operand.units]};
-  const typename Product::Shape shape(sizes, sizeof(typename Product::Operand));
+  const auto shape = Product::shape_for(sizes);
   CtaArguments<typename Product::Shape> a{r, run.ahead, shape};
   a.recurrence.counts = run.counts, a.recurrence.offsets = run.offsets;
   const dim3 blocks(static_cast<unsigned>(ceil_div(r.B, int64_t{Product::kRows})),

@@ -9,6 +9,7 @@ namespace rnnfast::cuda {
 
 inline Tensor indices(const std::vector<int64_t>& numbers, const Tensor& like) {
   Tensor out = empty_contiguous({static_cast<int64_t>(numbers.size())}, like, aoti_torch_dtype_int64());
+  const OnDevice on_device(device_index_of(like));
   const cudaStream_t stream = stream_of(device_index_of(like));
   require(!is_captured(stream), "batch_sizes: packed sequences cannot be trained within a CUDA graph");
   // From pageable memory: what is copied has been read when the call returns.

@@ -15,14 +15,16 @@ constexpr double kHz = 1.7e9;
 constexpr double kSharedBytes = 128;                   // of shared memory, a cycle
 constexpr double kFmas32 = 128, kFmas64 = 64;          // a cycle, on one multiprocessor
 constexpr double kMmaLatency = 18, kCtaLatency = 400;  // cycles: of an mma; of a step, whatever its size
-constexpr double kCtaStart = 8;                        // us: reading the weights
-constexpr double kLaunch = 2.5;                        // us: of a kernel after another
+constexpr double kCell = 270;                          // instructions: a cell's arithmetic and memory
+constexpr int kSchedulers = 4;   // of a multiprocessor, an instruction of a warp a cycle each
+constexpr double kCtaStart = 8;  // us: reading the weights
+constexpr double kLaunch = 2.5;  // us: of a kernel after another
 constexpr double kL2Rate = 3e6, kFlops32 = 40e6, kFlops16 = 300e6, kFlops64 = 20e6;  // bytes and flops a us
 constexpr int kLeastCapability = 80;
 }  // namespace gpu
 
 // Offsets of the rows of a block are less than 2^31 elements.
-constexpr int64_t kMostRowStride = (int64_t{1} << 31) / (2 * std::max(FmaShape::kRows, MmaShape::kRows));
+constexpr int64_t kMostRowStride = (int64_t{1} << 31) / (2 * std::max(FmaShape::kRows, MmaShape::kMostRows));
 
 // A cta kernel that may serve.
 struct Candidate {
@@ -30,11 +32,14 @@ struct Candidate {
   const char* obstacle = nullptr;
 };
 
+// A block's weights take most of a multiprocessor's registers: it has one at a time.
 double waves(const CudaProblem& p, const CudaPlan& plan) {
-  const int64_t by_threads = 2048 / plan.threads;
-  const int64_t by_memory = p.limits.shared_memory / std::max<int64_t>(1, plan.shared_memory);
-  const int64_t at_once = std::max<int64_t>(1, std::min(by_threads, by_memory)) * p.limits.multiprocessors;
-  return static_cast<double>(ceil_div(plan.blocks, at_once));
+  return static_cast<double>(ceil_div(plan.blocks, int64_t{p.limits.multiprocessors}));
+}
+
+// Of the cell's arithmetic, where each lane of `warps` warps has so many items.
+double cell_cycles(double items, int64_t warps) {
+  return gpu::kCell * items * static_cast<double>(ceil_div(warps, int64_t{gpu::kSchedulers}));
 }
 
 double fma_cycles(const CudaProblem& p, const PhaseSize& phase, const FmaShape& shape) {
@@ -42,7 +47,8 @@ double fma_cycles(const CudaProblem& p, const PhaseSize& phase, const FmaShape& 
   const double rate = p.dtype == Dtype::f64 ? gpu::kFmas64 : gpu::kFmas32;
   const double operand_reads =
       static_cast<double>(shape.threads) / 32 * shape.vectors * FmaShape::kRows * 128;
-  return std::max(sums * FmaShape::kRows / rate,
+  return cell_cycles(1, shape.threads / 32) +
+         std::max(sums * FmaShape::kRows / rate,
                   (static_cast<double>(shape.shared - shape.operands) + operand_reads) / gpu::kSharedBytes);
 }
 
@@ -51,14 +57,14 @@ double mma_cycles(const PhaseSize& phase, const MmaShape& shape) {
   const double blocks = static_cast<double>(ceil_div(shape.blocks, MmaShape::kWarps));
   const double warps = static_cast<double>(std::min<int64_t>(shape.blocks, MmaShape::kWarps));
   const double operand_reads = warps * blocks * static_cast<double>(shape.operands) / 2;
-  return blocks * chain * gpu::kMmaLatency +
+  return cell_cycles(shape.rows / 2.0 * blocks, shape.threads / 32) + blocks * chain * gpu::kMmaLatency +
          (static_cast<double>(shape.shared - shape.operands) + operand_reads) / gpu::kSharedBytes;
 }
 
 template <class Shape>
 void take(CudaPlan& plan, const CudaProblem& p, const Shape& shape, double cycles) {
-  plan.rows = Shape::kRows, plan.units = shape.units;
-  plan.blocks = ceil_div(p.B, int64_t{Shape::kRows}) * p.G;
+  plan.rows = shape.rows, plan.units = shape.units;
+  plan.blocks = ceil_div(p.B, int64_t{shape.rows}) * p.G;
   plan.threads = shape.threads;
   plan.shared_memory = static_cast<int64_t>(shape.shared);
   plan.weight_registers = static_cast<int64_t>(shape.held);
@@ -71,6 +77,7 @@ Candidate cta(const CudaProblem& p) {
   const bool mma = p.dtype == Dtype::bf16 || p.dtype == Dtype::f16 || (p.dtype == Dtype::f32 && p.tf32);
   c.plan.arithmetic = mma ? Arithmetic::mma : Arithmetic::fma;
   if (p.limits.capability < gpu::kLeastCapability) c.obstacle = "cta needs compute capability 8.0";
+  if (p.H == 0) c.obstacle = "no units";
   if (p.P > 0) c.obstacle = "cta has no projected LSTM";
   if (p.captured_packed) c.obstacle = "cta does not take packed sequences in a CUDA graph";
   if (p.row_stride > kMostRowStride) c.obstacle = "rows of the batch lie too far apart for cta";
@@ -79,9 +86,14 @@ Candidate cta(const CudaProblem& p) {
   const PhaseSize phase = phase_sizes(p)[0];
   bool possible = false;
   if (mma) {
-    const MmaShape shape(phase, storage_bytes(p.dtype));
-    possible = shape.possible;
-    take(c.plan, p, shape, mma_cycles(phase, shape));
+    for (const int rows : {MmaShape::kMostRows, MmaShape::kFewRows}) {
+      const MmaShape shape(phase, storage_bytes(p.dtype), rows);
+      CudaPlan plan = c.plan;
+      take(plan, p, shape, mma_cycles(phase, shape));
+      const bool better = p.wish_rows ? rows == p.wish_rows : plan.microseconds < c.plan.microseconds;
+      if (c.plan.rows == 0 || better) c.plan = plan;
+      possible = shape.possible;
+    }
   } else {
     const FmaShape shape(phase, compute_bytes(p.dtype));
     possible = shape.possible;

@@ -27,6 +27,7 @@ struct CudaProblem : Problem {
   bool captured_packed = false;
   int64_t row_stride = 0;  // elements between rows of the batch, at most: cta kernels count them in 32 bits
   std::optional<CudaSchedule> wish;
+  std::optional<int> wish_rows;  // of a block of threads; what cannot be had is not taken
 };
 
 struct CudaPlan {

@@ -20,6 +20,9 @@ __device__ __forceinline__ void* shared_memory() {
 
 __device__ __forceinline__ void sync_block() { __syncthreads(); }
 
+// All lanes of the warp go on together.
+__device__ __forceinline__ void sync_warp() { __syncwarp(); }
+
 template <class T>
 __device__ __forceinline__ T shuffle_xor(T v, int mask) {
   return __shfl_xor_sync(0xffffffffu, v, mask);

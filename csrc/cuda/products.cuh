@@ -47,6 +47,7 @@ class FmaProduct {
   static constexpr int kRows = Shape::kRows, kThreads = Shape::most_threads(sizeof(C)), kBlocks = 1,
                        kItems = 1;
 
+  static Shape shape_for(const PhaseSize& sizes) { return {sizes, sizeof(C)}; }
   __device__ static C as_operand(C v) { return v; }
 
   // `weights`: room in shared memory.
@@ -160,13 +161,15 @@ __device__ __forceinline__ uint32_t register_of(const float* v) {
   return *reinterpret_cast<const uint32_t*>(v);
 }
 
-template <class Phase, class S>
+template <class Phase, class S, int kRowsOfBlock>
 class MmaProduct {
  public:
   using Shape = MmaShape;
   using Operand = S;  // float: rounded to TF32
-  static constexpr int kRows = Shape::kRows, kThreads = Shape::kThreads, kBlocks = Shape::kBlocks, kItems = 4;
+  static constexpr int kRows = kRowsOfBlock, kThreads = Shape::kThreads, kBlocks = Shape::kBlocks;
+  static constexpr int kItems = kRows / 2;
 
+  static Shape shape_for(const PhaseSize& sizes) { return {sizes, sizeof(S), kRows}; }
   __device__ static S as_operand(float v) {
     if constexpr (sizeof(S) == 4) {
       return rounded_to_tf32(v);
@@ -193,9 +196,12 @@ class MmaProduct {
           at(block, column, step) = fragment(read, block, column, step);
   }
 
-  __device__ __forceinline__ int row(int, int item) const { return 2 * lane_pair_ + item % 2; }
+  // A lane has results of its column pair, for unit lane_row_ and for that eight below.
+  __device__ __forceinline__ int row(int, int item) const {
+    return kTwice ? lane_pair_ : 2 * lane_pair_ + item % 2;
+  }
   __device__ __forceinline__ int unit(int block, int item) const {
-    return (warp_ + block * Shape::kWarps) * Shape::kUnits + lane_row_ + 8 * (item / 2);
+    return (warp_ + block * Shape::kWarps) * Shape::kUnits + lane_row_ + 8 * (kTwice ? item : item / 2);
   }
   __device__ __forceinline__ bool has(int block, int) const { return exists(block); }
 
@@ -236,13 +242,15 @@ class MmaProduct {
       for (int column = 0; column < kColumns; ++column) {
         float sum = 0;
 #pragma unroll
-        for (int chain = 0; chain < kChains; ++chain) sum += sums[column][chain][item];
+        for (int chain = 0; chain < kChains; ++chain) sum += sums[column][chain][kTwice ? 2 * item : item];
         results[item][column] = sum;
       }
   }
 
  private:
   static constexpr int kColumns = Phase::kColumns, kHeldSteps = Shape::held_steps_for(kColumns);
+  // Columns 2 i and 2 i + 1 of the n8 are both row i.
+  static constexpr bool kTwice = kRows == Shape::kFewRows;
   // Sums that do not wait for each other: an mma takes about 18 cycles.
   static constexpr int kChains = kColumns == 1 ? 4 : 1;
   static constexpr int kPerRegister = 4 / sizeof(S), kInner = 8 * kPerRegister;
@@ -285,7 +293,8 @@ class MmaProduct {
   }
 
   __device__ __forceinline__ Pair pair(const S* operand, int step) const {
-    const S* from = operand + lane_row_ * shape_.stride + step * kInner + lane_pair_ * kPerRegister;
+    const int row = kTwice ? lane_row_ / 2 : lane_row_;
+    const S* from = operand + row * shape_.stride + step * kInner + lane_pair_ * kPerRegister;
     return {{register_of(from), register_of(from + kInner / 2)}};
   }
 

@@ -13,11 +13,13 @@ using cuda::Run;
 
 thread_local std::optional<CudaPlan> last_plan_run;
 thread_local std::optional<CudaSchedule> wish;
+thread_local std::optional<int> wish_rows;
 
 std::string last_cuda_plan() { return last_plan_run ? describe(*last_plan_run) : ""; }
 
-void wish_cuda_plan(const std::optional<std::string>& schedule) {
+void wish_cuda_plan(const std::optional<std::string>& schedule, const std::optional<int64_t>& rows) {
   wish = schedule ? std::optional(cuda_schedule_from_name(*schedule)) : std::nullopt;
+  wish_rows = rows ? std::optional(static_cast<int>(*rows)) : std::nullopt;
 }
 
 int32_t torch_dtype(Dtype dtype) {
@@ -146,7 +148,9 @@ CudaPlan plan_for(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, bool t
   problem.limits = cuda::limits_of(device);
   problem.captured_packed = r.offsets && cuda::is_captured(stream);
   for (const Stream& s : r.streams) problem.row_stride = std::max(problem.row_stride, s.row);
-  problem.wish = wish;
+  // What is computed ahead may have the rows of a sequence one behind the other.
+  problem.row_stride = std::max(problem.row_stride, r.T * r.G * r.matrices[ForwardPlaces::kWih].rows);
+  problem.wish = wish, problem.wish_rows = wish_rows;
   return plan_cuda(problem);
 }
 
@@ -169,7 +173,7 @@ cudaError_t run_planned(const Run& run, Cell cell, Pass pass, Dtype dtype, const
 
 void backend::plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const Tensor& like,
                            bool tf32) {
-  if (r.T == 0 || r.B == 0 || r.G == 0) return;
+  if (r.T == 0 || r.B == 0 || r.G == 0 || r.units[0] == 0) return;
   const int32_t device = device_index_of(like);
   const cuda::OnDevice on_device(device);
   Run run;

@@ -13,7 +13,10 @@ cudaError_t run_with(const Run& run, const CudaPlan& plan) {
     using Phase = OnlyPhase<Pass>;
     if (plan.schedule == CudaSchedule::cta) {
       if constexpr (sizeof(S) != 8) {
-        if (plan.arithmetic == Arithmetic::mma) return launch_cta<Pass, S, MmaProduct<Phase, S>>(run);
+        if (plan.arithmetic == Arithmetic::mma && plan.rows == MmaShape::kFewRows)
+          return launch_cta<Pass, S, MmaProduct<Phase, S, MmaShape::kFewRows>>(run);
+        if (plan.arithmetic == Arithmetic::mma)
+          return launch_cta<Pass, S, MmaProduct<Phase, S, MmaShape::kMostRows>>(run);
       }
       if constexpr (sizeof(S) != 2) return launch_cta<Pass, S, FmaProduct<Phase, S>>(run);
     }

@@ -41,7 +41,7 @@ struct FmaShape {
     shared = operands + static_cast<size_t>(threads) * sums * 16 * (vectors - held_vectors);
   }
 
-  int columns, units, slices, threads, vectors;
+  int rows = kRows, columns, units, slices, threads, vectors;
   int64_t sets, stride;  // stride: of the operand's rows
   size_t operands, shared,
       held;  // bytes: of both operand buffers, of shared memory in all, of weights in registers
@@ -49,15 +49,18 @@ struct FmaShape {
 };
 
 // mma.sync on 16-bit values, or on float32 rounded to TF32. A block of 16 units has an m16 tile for each
-// column, the rows of the batch are its n8; each warp has kBlocks blocks.
+// column, the rows of the batch are its n8; each warp has kBlocks blocks. With four rows each stands twice in
+// the n8, so that each lane has half as many results: a step, most of which is the cell's arithmetic, is
+// shorter, and takes twice as many blocks of threads.
 struct MmaShape {
-  static constexpr int kRows = 8, kUnits = 16, kWarps = 8, kBlocks = 2, kThreads = 32 * kWarps;
+  static constexpr int kFewRows = 4, kMostRows = 8;
+  static constexpr int kUnits = 16, kWarps = 8, kBlocks = 2, kThreads = 32 * kWarps;
   static constexpr int kFragmentBytes = 512;
   // Steps of the warp's first block whose fragments it keeps in registers, 4 each in a lane, which has 255:
   // 96 KB in all. Adjoints, which have one column, read more besides.
   static constexpr int held_steps_for(int columns) { return columns == 1 ? 18 : 24 / columns; }
 
-  MmaShape(const PhaseSize& p, int value_bytes) : columns(p.columns) {
+  MmaShape(const PhaseSize& p, int value_bytes, int rows_of_block) : rows(rows_of_block), columns(p.columns) {
     const int inner = 32 / value_bytes;  // of an instruction
     blocks = ceil_div(p.units, kUnits);
     steps = static_cast<int>(ceil_div(p.inner, inner));
@@ -67,12 +70,12 @@ struct MmaShape {
     held_steps = steps < held_steps_for(columns) ? steps : held_steps_for(columns);
     const int64_t first = blocks < kWarps ? blocks : kWarps;
     threads = static_cast<int>(32 * first);
-    operands = static_cast<size_t>(2 * kRows * stride * value_bytes);
+    operands = static_cast<size_t>(2 * rows * stride * value_bytes);
     held = static_cast<size_t>(first * columns * held_steps) * kFragmentBytes;
     shared = operands + static_cast<size_t>((blocks * steps - first * held_steps) * columns) * kFragmentBytes;
   }
 
-  int columns, units = kUnits, steps, held_steps, threads;
+  int rows, columns, units = kUnits, steps, held_steps, threads;
   int64_t blocks, stride;
   size_t operands, shared, held;
   bool possible;

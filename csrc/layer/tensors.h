@@ -113,7 +113,7 @@ inline Tensor empty_contiguous(const Shape& shape, const Tensor& like, int32_t d
   const bool done =
       aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(), dtype,
                                device_type_of(like), device_index_of(like), &handle) == AOTI_TORCH_SUCCESS;
-  require(done, "cannot allocate a tensor of shape ", shape);
+  require(done, "cannot allocate a tensor of shape ", shape, "; is there not enough memory?");
   return Tensor(handle);
 }
 

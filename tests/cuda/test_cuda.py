@@ -27,7 +27,10 @@ def ieee():
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     # cuDNN's layers are not deterministic by torch's count.
     torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
+    random.seed(torch.initial_seed())
+    # Backward passes in this thread, where plans are forced.
+    with torch.autograd.set_multithreading_enabled(False):
+        yield
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
@@ -118,9 +121,10 @@ def test_the_same_bits_from_run_to_run(kind, schedule):
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("kind", LAYERS)
-def test_in_a_cuda_graph(kind, schedule):
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_in_a_cuda_graph(kind, schedule, batch_first):
     """Forward and backward are captured, and replayed on other values."""
-    layer = make(kind, 16, 24, device="cuda")
+    layer = make(kind, 16, 24, bidirectional=True, batch_first=batch_first, device="cuda")
     x = torch.randn(9, 5, 16, device="cuda", requires_grad=True)
     fresh = torch.randn_like(x)
 

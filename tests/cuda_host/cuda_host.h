@@ -74,6 +74,8 @@ inline void* shared_memory() { return cuda_host::shared_memory(); }
 
 inline void sync_block(CUDA_HOST_PLACE("sync_block")) { cuda_host::barrier(place); }
 
+inline void sync_warp() {}  // lanes go on one by one; exchanges wait for all
+
 template <class T>
 T shuffle_xor(T v, int mask, CUDA_HOST_PLACE("shuffle_xor")) {
   T theirs;

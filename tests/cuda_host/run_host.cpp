@@ -124,6 +124,7 @@ Plan run_on_host(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const P
   problem.limits = {90, 132, 232448};
   problem.tf32 = false;
   problem.wish = plan.schedule == Schedule::unit_split ? CudaSchedule::stepwise : CudaSchedule::cta;
+  problem.wish_rows = plan.workers % 2 ? 4 : 8;
   const HostRun host(r, cell, pass, dtype);
   const cudaError_t error = run_cell(host.run(), plan_cuda(problem));
   if (error != cudaSuccess) {

@@ -19,7 +19,7 @@ SANITIZERS = {
     "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DCUDA_HOST_ASAN"),
     "thread": ("-fsanitize=thread", "-DCUDA_HOST_TSAN"),
 }
-PROBLEMS = {"address": 320, "thread": 160}
+PROBLEMS = {"address": 360, "thread": 180}
 
 
 @pytest.fixture(scope="module", params=SANITIZERS)

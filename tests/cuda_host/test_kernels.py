@@ -40,9 +40,9 @@ def draw_kind(kind, T, B, H, *args, **options):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_options(on_host, kind, schedule, dtype):
-    on_host.wish_cuda_plan(schedule)
     for layout in ("time", "batch", "packed"):
         for direction in (0, 1, 2):
+            on_host.wish_cuda_plan(schedule, random.choice([4, 8]))
             T, B, G = random.randint(1, 5), random.randint(1, 11), random.randint(1, 3)
             given = [name for name in OPTIONAL if random.random() < 0.7]
             H = random.choice([1, 3, 8, 15, 16, 17, 33, 40])
@@ -57,10 +57,10 @@ def test_options(on_host, kind, schedule, dtype):
 @pytest.mark.parametrize("kind", problems.CELLS)
 def test_cta_with_weights_in_registers_and_shared_memory(on_host, kind, dtype):
     """More units than a warp's first block has, more weights than registers hold."""
-    on_host.wish_cuda_plan("cta")
     gates = GATES[kind]
     wide = (129, 140) if gates == 1 or dtype.itemsize == 2 else (101, 128)
     for H in (66, 80) if dtype == torch.float64 else wide:
+        on_host.wish_cuda_plan("cta", random.choice([4, 8]))
         check_against_oracle(draw(3, 3, H, 1, dtype, cell=kind, layout="packed"))
         assert on_host.last_cuda_plan().startswith("cta")
 
@@ -76,6 +76,19 @@ def test_tf32(on_host, kind, schedule):
     problems.assert_close(rounded, exact.double(), tolerance=2e-3)
     assert torch.equal(exact, rounded) == (schedule == "stepwise")
     assert ("mma" in on_host.last_cuda_plan()) == (schedule == "cta")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", problems.CELLS)
+def test_rows_of_a_block_do_not_change_the_bits(on_host, kind, dtype):
+    p = draw(4, 11, 37, 2, dtype, cell=kind, direction=2)
+    seen = []
+    for rows in (4, 8):
+        on_host.wish_cuda_plan("cta", rows)
+        results = p.forward(saves=True)
+        seen.append([*results, *p.gradients(results).values()])
+        assert f"tile={rows}x16" in on_host.last_cuda_plan()
+    assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -155,8 +168,9 @@ def test_packed_sequences_in_a_graph(on_host, monkeypatch):
     assert on_host.last_cuda_plan() == "stepwise (cta does not take packed sequences in a CUDA graph)"
     with pytest.raises(RuntimeError, match="packed sequences cannot be trained within a CUDA graph"):
         p.gradients(results)
-    check_against_oracle(draw(4, 9, 37, layout="time"))
-    assert on_host.last_cuda_plan().startswith("cta")
+    for layout in ("time", "batch"):
+        check_against_oracle(draw(4, 9, 37, 2, layout=layout, direction=2))
+        assert on_host.last_cuda_plan().startswith("cta")
 
 
 def test_rows_that_lie_far_apart(on_host):
