@@ -18,15 +18,10 @@ struct Step {
 
 // descending: steps are taken against time. counts and offsets must be where this runs.
 RNNFAST_INLINE Step step_of(const Recurrence& r, bool descending, int64_t step) {
-  const int64_t t = descending ? r.T - 1 - step : step;
+  const int64_t t = descending ? r.T - 1 - step : step, forth = descending ? -1 : 1;
   const bool first = step == 0, last = step == r.T - 1;
   // Any step in place of those that there are not.
-  const int64_t before = first        ? t
-                         : descending ? t + 1
-                                      : t - 1,
-                after = last         ? t
-                        : descending ? t - 1
-                                     : t + 1;
+  const int64_t before = first ? t : t - forth, after = last ? t : t + forth;
   Step s{{t, before, after}, {}, r.B, r.B, r.B};
   if (r.counts) {
     const int64_t end = r.counts[t], end_before = r.counts[before], end_after = r.counts[after];

@@ -23,6 +23,7 @@ constexpr double kL2Rate = 3e6, kFlops32 = 40e6, kFlops16 = 300e6, kFlops64 = 20
 constexpr int kLeastCapability = 80;
 }  // namespace gpu
 
+constexpr int64_t kMostGroups = 65535;  // blocks of a grid's second dimension
 // Offsets of the rows of a block are less than 2^31 elements.
 constexpr int64_t kMostRowStride = (int64_t{1} << 31) / (2 * std::max(FmaShape::kRows, MmaShape::kMostRows));
 
@@ -79,6 +80,7 @@ Candidate cta(const CudaProblem& p) {
   if (p.limits.capability < gpu::kLeastCapability) c.obstacle = "cta needs compute capability 8.0";
   if (p.H == 0) c.obstacle = "no units";
   if (p.P > 0) c.obstacle = "cta has no projected LSTM";
+  if (p.G > kMostGroups) c.obstacle = "more groups than a grid takes";
   if (p.captured_packed) c.obstacle = "cta does not take packed sequences in a CUDA graph";
   if (p.row_stride > kMostRowStride) c.obstacle = "rows of the batch lie too far apart for cta";
   if (c.obstacle) return c;
