@@ -23,6 +23,7 @@ struct EvenRuns {
 std::optional<EvenRuns> even(const Layout::Runs& runs) {
   EvenRuns e{runs[0].first, static_cast<int64_t>(runs.size()), runs[0].second, runs[0].second};
   if (e.runs > 1) e.distance = runs[1].first - runs[0].first;
+  if (e.distance < e.count) return std::nullopt;  // strides are not negative
   for (int64_t i = 0; i < e.runs; ++i)
     if (runs[i] != std::pair(e.first + i * e.distance, e.count)) return std::nullopt;
   return e;

@@ -7,7 +7,7 @@ import problems
 import pytest
 import torch
 from kinds import KINDS as LAYERS
-from kinds import make
+from kinds import make, random_hx, states
 from problems import OPTIONAL, TOLERANCE, check_against_oracle, draw
 
 import rnnfast
@@ -129,19 +129,22 @@ def test_layers(on_host, kind, options):
     assert on_host.last_cuda_plan()
 
 
+@pytest.mark.parametrize("lengths", [(3, 7, 1, 4), (2, 1), (3, 2, 1), (4, 4), (1,)])
 @pytest.mark.parametrize("kind", LAYERS)
-def test_packed_layers(on_host, kind):
+def test_packed_layers(on_host, kind, lengths):
+    """Rows of lengths that fall evenly, too: where they end then lies at even distances, backwards."""
     theirs, ours = (
         make(kind, 5, 9, package=package, bidirectional=True).double() for package in (torch.nn, rnnfast)
     )
     ours.load_state_dict(theirs.state_dict())
-    x = torch.nn.utils.rnn.pack_sequence([torch.randn(n, 5).double() for n in (3, 7, 1, 4)], enforce_sorted=False)
+    x = torch.nn.utils.rnn.pack_sequence([torch.randn(n, 5).double() for n in lengths], enforce_sorted=False)
+    hx = random_hx(ours, 2, len(lengths))
     found = []
     for layer in (theirs, ours):
-        output, last = layer(x)
-        last = last[0] if isinstance(last, tuple) else last
-        (output.data.sin().sum() + last.cos().sum()).backward()
-        found.append([output.data, last, *(p.grad for p in layer.parameters())])
+        own = [h.clone().requires_grad_() for h in states(hx)]
+        output, last = layer(x, tuple(own) if len(own) > 1 else own[0])
+        (output.data.sin().sum() + states(last)[0].cos().sum()).backward()
+        found.append([output.data, *states(last), *(t.grad for t in (*own, *layer.parameters()))])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
