@@ -77,7 +77,7 @@ def test_a_wheel(tmp_path, cuda):
     assert re.match(f"rnnfast-{rnnfast.__version__}{local}-cp", wheel.name)
     assert with_cuda == ("rnnfast/_cuda.so" in zipfile.ZipFile(wheel).namelist())
     metadata = next(name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("METADATA"))
-    required = re.findall(r"^Requires-Dist: ([^;]+)$", zipfile.ZipFile(wheel).read(metadata).decode(), re.M)
+    required = re.findall(r"^Requires-Dist: ([^;\n]+)$", zipfile.ZipFile(wheel).read(metadata).decode(), re.M)
     assert required == ["torch>=2.10"]
 
     excluded = [part for pattern in EXCLUDED for part in ("--exclude", pattern)]
@@ -121,9 +121,9 @@ def check_installed(wheel, tmp_path, with_cuda):
         "print(rnnfast.__file__, rnnfast._library.CUDA);"
         "print(len({line.split()[-1] for line in open('/proc/self/maps') if 'libgomp' in line}))"
     )
-    done = run(python, "-c", program, cwd=tmp_path / "outside")
+    done = run(python, "-c", program, cwd=tmp_path / "outside", PYTHONPATH="")
     assert done.stdout.splitlines() == [f"{site}/rnnfast/__init__.py {with_cuda}", "1"], done.stderr
     tests = ["test_layers.py", "test_functional.py", "test_plan.py", "test_plan_cuda.py", "test_quantized.py"]
     options = ["-q", "-p", "no:cacheprovider", *(f"tests/{name}" for name in tests)]
-    done = run(python, "-m", "pytest", *options, cwd=tmp_path / "outside")
+    done = run(python, "-m", "pytest", *options, cwd=tmp_path / "outside", PYTHONPATH="")
     assert done.returncode == 0, done.stdout[-3000:]
