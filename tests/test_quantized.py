@@ -29,8 +29,9 @@ def with_rounded_weights(layer):
     with torch.no_grad():
         for name, p in exact.named_parameters():
             if name.startswith("weight"):
-                scale = p.abs().amax(1, keepdim=True) / 127
-                p.copy_((p / scale).round() * scale)
+                w = p.float()  # as it is rounded: in float64 a tie might go the other way
+                scale = w.abs().amax(1, keepdim=True) / 127
+                p.copy_((w / scale).round().double() * scale)
     return exact
 
 
