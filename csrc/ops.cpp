@@ -8,14 +8,9 @@
 // precision: of float32 on CUDA; "ieee", the default, or "tf32", where products may round to TF32.
 // reset, seed, clip and norms are places kept for options that no kernel offers yet; anything but the default
 // is refused.
-#include <torch/csrc/stable/library.h>
+#include "library.h"
 
-#ifndef RNNFAST_NAMESPACE
-#define RNNFAST_NAMESPACE rnnfast
-#endif
-#define RNNFAST_DEFINE(library, m) STABLE_TORCH_LIBRARY(library, m)
-
-RNNFAST_DEFINE(RNNFAST_NAMESPACE, m) {
+RNNFAST_LIBRARY(m) {
   // A layer. With w_ih, (G K, I), input is (T, B, I) and so on, and y (T, B, G P). Without, input is
   // projected already, (T, B, G, K), and y is (T, B, G, P). w_hh (G, K, P), or (K, P) where G is 1; w_hr (G,
   // P, H) or (P, H); biases of G K values; h0 (G, B, P), c0 (G, B, H), absent: zero. Returns y, h_n (G, B,

@@ -1,5 +1,7 @@
 """Random recurrences, and how closely results must agree."""
 
+import itertools
+import random
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -12,6 +14,9 @@ from rnnfast.reference import GATES
 from rnnfast.sequences import Layout, is_reversed
 
 CELLS = ["elman_tanh", "elman_relu", "lstm", "gru"]
+# Cells, and how many units an LSTM's projection has for so many of its own.
+KINDS = {**{cell: (cell, lambda H: 0) for cell in CELLS}, "lstm projected": ("lstm", lambda H: max(1, H // 2))}
+KINDS["lstm projected wider"] = ("lstm", lambda H: H + 17)
 OPTIONAL = ("bias", "h0", "c0", "dy", "dh_n", "dc_n", "dc")  # c is an LSTM's
 # Relative to the largest value; a 16-bit state is rounded once at each step.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
@@ -104,6 +109,21 @@ def draw(T, B, H, G=1, dtype=torch.float64, *, cell="elman_tanh", P=0, direction
         dc_n=some("dc_n", G, B, H),
         dc=some("dc", *lead, G, H),
     )
+
+
+def draw_kind(kind, T, B, H, *args, **options):
+    """The same, for one of KINDS."""
+    cell, projection = KINDS[kind]
+    return draw(T, B, H, *args, cell=cell, P=projection(H), **options)
+
+
+def small_problems(kind, dtype):
+    """One of every layout and direction, around the sizes of the CUDA kernels' tiles."""
+    for layout, direction in itertools.product(("time", "batch", "packed"), range(3)):
+        T, B, G = random.randint(1, 5), random.randint(1, 20), random.randint(1, 3)
+        given = [name for name in OPTIONAL if random.random() < 0.7]
+        H = random.choice([1, 3, 8, 15, 16, 17, 33, 40])
+        yield draw_kind(kind, T, B, H, G, dtype, direction=direction, layout=layout, given=given)
 
 
 def random_batch_sizes(T, B):

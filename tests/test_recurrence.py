@@ -10,11 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from problems import (
     CELLS,
+    KINDS,
     OPTIONAL,
     TOLERANCE,
     assert_close,
     check_against_oracle,
     draw,
+    draw_kind,
     elman_bptt,
 )
 
@@ -23,15 +25,7 @@ from rnnfast.reference import GATES
 
 DTYPES = list(TOLERANCE)
 EDGES = [*range(1, 18), 23, 24, 25, 31, 32, 33, 47, 48, 49, 63, 64, 65, 127, 128, 129]
-# Cells, and how many units an LSTM's projection has for so many of its own.
-KINDS = {**{cell: (cell, lambda H: 0) for cell in CELLS}, "lstm projected": ("lstm", lambda H: max(1, H // 2))}
-KINDS["lstm projected wider"] = ("lstm", lambda H: H + 17)
 op = torch.ops.rnnfast
-
-
-def draw_kind(kind, T, B, H, *args, **options):
-    cell, projection = KINDS[kind]
-    return draw(T, B, H, *args, cell=cell, P=projection(H), **options)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -1,6 +1,7 @@
 // The operators on the CPU.
 #include "../layer/forward.h"
 #include "../layer/ops.h"
+#include "../library.h"
 #include "int8.h"
 
 namespace rnnfast {
@@ -69,7 +70,7 @@ std::vector<Tensor> recurrence_int8(const Tensor& input, const std::vector<Tenso
 }  // namespace
 }  // namespace rnnfast
 
-STABLE_TORCH_LIBRARY_IMPL(rnnfast, CPU, m) {
+RNNFAST_IMPLEMENT(CPU, m) {
   m.impl("recurrence", TORCH_BOX(&rnnfast::recurrence));
   m.impl("recurrence_bptt", TORCH_BOX(&rnnfast::recurrence_bptt));
   m.impl("cell", TORCH_BOX(&rnnfast::cell));

@@ -7,17 +7,6 @@
 
 namespace rnnfast {
 
-// What rows enter with where a matrix reads this operand; null: nothing, which reads as zero.
-inline const End* initial_of(const Recurrence& r, const Operand& operand) {
-  return operand.initial >= 0 && r.ends[operand.initial].data ? &r.ends[operand.initial] : nullptr;
-}
-
-// Whether a phase multiplies rows that enter: by what they bring, or by what was put at this step.
-template <class Pass, class Phase>
-bool multiplies_entering(const Recurrence& r) {
-  return Phase::kColumns > 0 && (Phase::kSameStep || initial_of(r, Pass::kOperands[Phase::kOperand]));
-}
-
 // The cell's arithmetic for a spot, a vector of units of a row, or for two.
 template <class Phase, class S, bool kWhole, class Spot>
 RNNFAST_INLINE void run_cell_at(const Rows<S>& w, int64_t units, const Spot& one, const Spot& other) {

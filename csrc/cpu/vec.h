@@ -10,6 +10,7 @@
 #include <immintrin.h>
 #endif
 
+#include "../compute.h"
 #include "../plan.h"
 
 namespace rnnfast {
@@ -30,14 +31,6 @@ struct f16 {
   uint16_t bits;
 };
 
-template <class S>
-struct ComputeOf {
-  using type = float;
-};
-template <>
-struct ComputeOf<double> {
-  using type = double;
-};
 // Calls f with a value of the storage type that a dtype names.
 template <class F>
 auto with_storage_type(Dtype dtype, const F& f) {
@@ -53,10 +46,6 @@ auto with_storage_type(Dtype dtype, const F& f) {
   }
   return f(float{});
 }
-
-// The type that values of storage type S are computed in.
-template <class S>
-using Compute = typename ComputeOf<S>::type;
 
 namespace detail {
 template <class T>

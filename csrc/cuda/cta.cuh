@@ -122,7 +122,6 @@ template <class Pass, class S, class Product>
 cudaError_t launch_cta(const Run& run) {
   using Phase = OnlyPhase<Pass>;
   const Recurrence& r = run.recurrence;
-  if (r.T == 0 || r.B == 0 || r.G == 0) return cudaSuccess;
   constexpr Operand operand = Pass::kOperands[0];
   const PhaseSize sizes{Phase::kColumns, r.units[Phase::kUnits], operand.parts * r.units[operand.units]};
   const auto shape = Product::shape_for(sizes);

@@ -22,7 +22,7 @@ struct PassInfo {
   int phases = 0, operands = 0, carries = 0;
   PhaseInfo phase[2];
   struct {
-    int units = 0, parts = 0, initial = -1;  // as in cells/cell.h
+    int units = 0, parts = 0;  // as in cells/cell.h
   } operand[2];
 };
 

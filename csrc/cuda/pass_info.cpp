@@ -13,7 +13,7 @@ PassInfo info_of() {
   PassInfo info;
   info.carries = Pass::kCarries;
   for (const Operand& operand : Pass::kOperands)
-    info.operand[info.operands++] = {operand.units, operand.parts, operand.initial};
+    info.operand[info.operands++] = {operand.units, operand.parts};
   for_each_phase(typename Pass::Phases{}, [&](auto phase, int) {
     using P = decltype(phase);
     info.phase[info.phases++] = {P::kUnits,   P::kColumns,    P::kMatrix,

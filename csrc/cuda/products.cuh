@@ -10,8 +10,8 @@
 
 namespace rnnfast {
 
-// W[row][column] of a group, or its transpose; zero beyond its ends. `part` and `unit`: the gate and the unit
-// that a row belongs to.
+// W[row][column] of a group, or its transpose; zero beyond its ends. `column` and `unit`: the gate and the
+// unit that a row belongs to.
 template <class Phase, class S>
 class WeightReader {
  public:
@@ -151,13 +151,8 @@ class FmaProduct {
 };
 
 // Two 16-bit values, or one rounded to TF32, in a register.
-__device__ __forceinline__ uint32_t register_of(const __nv_bfloat16* v) {
-  return *reinterpret_cast<const uint32_t*>(v);
-}
-__device__ __forceinline__ uint32_t register_of(const __half* v) {
-  return *reinterpret_cast<const uint32_t*>(v);
-}
-__device__ __forceinline__ uint32_t register_of(const float* v) {
+template <class S>
+__device__ __forceinline__ uint32_t register_of(const S* v) {
   return *reinterpret_cast<const uint32_t*>(v);
 }
 

@@ -1,7 +1,7 @@
 // Plans a pass over tensors on a GPU and runs it.
 #include "../cells/cell.h"
-#include "../cells/phase_list.h"
 #include "../layer/backend.h"
+#include "../library.h"
 #include "indices.h"
 #include "kernels.h"
 
@@ -88,10 +88,13 @@ class StepwiseArrays {
     const Dtype computed = computed_with(dtype);
     for (int i = 0; i < info.operands; ++i)
       for (int buffer = 0; buffer < 2; ++buffer)
-        workspace_.operands[i][buffer] = add(info.operand[i].parts * r.units[info.operand[i].units], dtype);
+        workspace_.operands[i][buffer] =
+            add(operands_[i][buffer], info.operand[i].parts * r.units[info.operand[i].units], dtype);
     for (int i = 0; i < info.phases; ++i)
-      if (info.phase[i].columns > 0) workspace_.results[i] = add(results_width(i), computed);
-    for (int i = 0; i < info.carries; ++i) workspace_.carries[i] = add(r.units[0], computed);
+      if (info.phase[i].columns > 0)
+        workspace_.results[i] =
+            add(results_[i], info.phase[i].columns * r.units[info.phase[i].units], computed);
+    for (int i = 0; i < info.carries; ++i) workspace_.carries[i] = add(carries_[i], r.units[0], computed);
     for (int i = 0; i < info.phases; ++i) weights_.push_back(weights(i));
   }
 
@@ -99,27 +102,22 @@ class StepwiseArrays {
 
   void multiply(int phase, int buffer, int64_t rows) const {
     const cuda::PhaseInfo& p = info_.phase[phase];
-    const auto& operand = info_.operand[p.operand];
-    const Tensor a = first_rows(workspace_.operands[p.operand][buffer],
-                                operand.parts * r_.units[operand.units], rows, dtype_);
-    Tensor out = first_rows(workspace_.results[phase], results_width(phase), rows, computed_with(dtype_));
-    cuda::multiply(out, a, weights_[phase]);
+    Tensor out = first_rows(*results_[phase], rows);
+    cuda::multiply(out, first_rows(*operands_[p.operand][buffer], rows), weights_[phase]);
   }
 
  private:
-  int64_t results_width(int phase) const {
-    return info_.phase[phase].columns * r_.units[info_.phase[phase].units];
-  }
-
-  void* add(int64_t width, Dtype dtype) {
-    arrays_.push_back(empty_contiguous({r_.G, r_.B, width}, like_, torch_dtype(dtype)));
-    return arrays_.back().data_ptr();
-  }
-
   // Batches of matrices only where there are several groups.
-  Tensor first_rows(void* array, int64_t width, int64_t rows, Dtype dtype) const {
-    if (r_.G == 1) return tensor_at(array, {rows, width}, {width, 1}, dtype, like_);
-    return tensor_at(array, {r_.G, rows, width}, {r_.B * width, width, 1}, dtype, like_);
+  void* add(OptionalTensor& array, int64_t width, Dtype dtype) {
+    const Shape shape = r_.G == 1 ? Shape{r_.B, width} : Shape{r_.G, r_.B, width};
+    return array.emplace(empty_contiguous(shape, like_, torch_dtype(dtype))).data_ptr();
+  }
+
+  Tensor first_rows(const Tensor& array, int64_t rows) const {
+    if (rows == r_.B) return array;
+    const int64_t width = array.size(array.dim() - 1);
+    if (r_.G == 1) return view_of(array, {rows, width}, {width, 1});
+    return view_of(array, {r_.G, rows, width}, {r_.B * width, width, 1});
   }
 
   // As they stand on the right of the product: transposed, unless the phase wants that undone.
@@ -136,7 +134,8 @@ class StepwiseArrays {
   const PassInfo& info_;
   const Dtype dtype_;
   const Tensor& like_;
-  std::vector<Tensor> arrays_, weights_;
+  OptionalTensor operands_[2][2], results_[2], carries_[2];
+  std::vector<Tensor> weights_;
   cuda::Workspace workspace_;
 };
 
@@ -203,12 +202,7 @@ void backend::plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtyp
 
 }  // namespace rnnfast
 
-#ifndef RNNFAST_NAMESPACE
-#define RNNFAST_NAMESPACE rnnfast
-#endif
-#define RNNFAST_IMPLEMENT(library, m) STABLE_TORCH_LIBRARY_IMPL(library, CompositeExplicitAutograd, m)
-
-RNNFAST_IMPLEMENT(RNNFAST_NAMESPACE, m) {
+RNNFAST_IMPLEMENT(CompositeExplicitAutograd, m) {
   m.impl("last_cuda_plan", TORCH_BOX(&rnnfast::last_cuda_plan));
   m.impl("wish_cuda_plan", TORCH_BOX(&rnnfast::wish_cuda_plan));
 }

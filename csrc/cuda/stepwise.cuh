@@ -111,12 +111,8 @@ class Stepwise {
 
   int64_t width(const Operand& operand) const { return operand.parts * r_.units[operand.units]; }
 
-  const End* initial_of(const Operand& operand) const {
-    return operand.initial >= 0 && r_.ends[operand.initial].data ? &r_.ends[operand.initial] : nullptr;
-  }
-
   void prepare(const Operand& operand, int index) {
-    const End* initial = initial_of(operand);
+    const End* initial = initial_of(r_, operand);
     if (!initial || !ok()) return;
     void* const* buffers = run_.workspace.operands[index];
     const PrepareArguments a{*initial, {buffers[0], buffers[1]}, r_.B, r_.G, width(operand)};
@@ -134,13 +130,11 @@ class Stepwise {
     }
     const int put_at_this_step = static_cast<int>(1 - step % 2);
     int i = 0;
-    bool initial = false;
     for (const Operand& operand : Pass::kOperands) {
       a.operands[i] = run_.workspace.operands[i][put_at_this_step], a.widths[i] = width(operand);
-      initial |= i == Phase::kOperand && initial_of(operand);
       ++i;
     }
-    a.multiplies_entering = Phase::kSameStep || initial;
+    a.multiplies_entering = multiplies_entering<Pass, Phase>(r_);
     if (Phase::kColumns > 0 && (step > 0 || a.multiplies_entering))
       run_.multiply(index, Phase::kSameStep ? put_at_this_step : 1 - put_at_this_step, a.rows);
     a.results = run_.workspace.results[index];

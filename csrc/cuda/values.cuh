@@ -1,22 +1,12 @@
-// Values as they are stored, S, and as they are computed with: float, or double where S is.
+// Values as they are stored, S, and as they are computed with, Compute<S>.
 #pragma once
 
 #include <cmath>
 
+#include "../compute.h"
 #include "primitives.cuh"
 
 namespace rnnfast {
-
-template <class S>
-struct ComputeOf {
-  using type = float;
-};
-template <>
-struct ComputeOf<double> {
-  using type = double;
-};
-template <class S>
-using Compute = typename ComputeOf<S>::type;
 
 __device__ __forceinline__ float widened(float v) { return v; }
 __device__ __forceinline__ double widened(double v) { return v; }

@@ -8,8 +8,6 @@
 
 namespace rnnfast {
 
-using OptionalTensor = std::optional<Tensor>;
-
 inline Cell cell_named(const std::string& name) {
   try {
     return cell_from_name(name);

@@ -5,8 +5,6 @@
 
 namespace rnnfast {
 
-using OptionalTensor = std::optional<Tensor>;
-
 std::vector<Tensor> recurrence(const Tensor& input, const OptionalTensor& w_ih, const Tensor& w_hh,
                                const OptionalTensor& w_hr, const OptionalTensor& b_ih,
                                const OptionalTensor& b_hh, const OptionalTensor& h0, const OptionalTensor& c0,

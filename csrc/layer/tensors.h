@@ -17,6 +17,7 @@
 namespace rnnfast {
 
 using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
 using Shape = std::vector<int64_t>;
 
 inline std::ostream& operator<<(std::ostream& out, const Shape& shape) {

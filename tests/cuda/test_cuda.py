@@ -6,7 +6,7 @@ import pytest
 import torch
 from kinds import KINDS as LAYERS
 from kinds import make, states
-from problems import CELLS, OPTIONAL, TOLERANCE, check_against_oracle, draw
+from problems import CELLS, KINDS, TOLERANCE, check_against_oracle, draw, small_problems
 
 import rnnfast
 
@@ -16,7 +16,6 @@ pytestmark = [
 ]
 SCHEDULES = ["stepwise", "cta"]
 DTYPES = list(TOLERANCE)
-KINDS = [*CELLS, "lstm projected"]
 op = torch.ops.rnnfast
 
 
@@ -34,25 +33,14 @@ def ieee():
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def draw_kind(kind, T, B, H, *args, **options):
-    P = random.choice([max(1, H // 2), H + 3]) if kind == "lstm projected" else 0
-    return draw(T, B, H, *args, cell=kind.split()[0], P=P, **options)
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_small_problems(kind, schedule, dtype):
     with rnnfast.forced_plan(schedule):
-        for layout in ("time", "batch", "packed"):
-            for direction in (0, 1, 2):
-                T, B, G = random.randint(1, 5), random.randint(1, 20), random.randint(1, 3)
-                given = [name for name in OPTIONAL if random.random() < 0.7]
-                H = random.choice([1, 3, 8, 15, 16, 17, 33, 40])
-                problem = draw_kind(kind, T, B, H, G, dtype, direction=direction, layout=layout, given=given)
-                check_against_oracle(problem, "cuda")
-                expected = "stepwise" if kind == "lstm projected" else schedule
-                assert op.last_cuda_plan().startswith(expected)
+        for problem in small_problems(kind, dtype):
+            check_against_oracle(problem, "cuda")
+            assert op.last_cuda_plan().startswith("stepwise" if "projected" in kind else schedule)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

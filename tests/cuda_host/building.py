@@ -1,8 +1,7 @@
-"""Compiling CUDA sources for the CPU (cuda_host.h), and running what comes of it."""
+"""Compiling CUDA sources for the CPU (cuda_host.h)."""
 
 import concurrent.futures
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
 KERNELS = sorted(CSRC.glob("cuda/*.cu"))
+HARNESS = [HERE / "cuda_host.cpp", HERE / "runtime_host.cpp"]
 FLAGS = "-std=c++20 -fPIC -fvisibility=hidden -Wall -Wextra -Werror -Wno-unknown-pragmas -DRNNFAST_CUDA_HOST"
 
 
@@ -50,21 +50,3 @@ def link(objects, flags, path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     return path
-
-
-def execute(command, **environment):
-    """Runs an instrumented program; without address space randomisation if ThreadSanitizer cannot bear it."""
-
-    def run(*prefix):
-        return subprocess.run(
-            [*prefix, *map(str, command)],
-            capture_output=True,
-            text=True,
-            env=os.environ | environment,
-            timeout=600,
-        )
-
-    done = run()
-    if "unexpected memory mapping" in done.stderr and shutil.which("setarch"):
-        done = run("setarch", os.uname().machine, "-R")
-    return done

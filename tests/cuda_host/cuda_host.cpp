@@ -1,4 +1,4 @@
-// The fibres behind cuda_host.h, and the few functions of the CUDA runtime that the kernels' callers use.
+// The fibres behind cuda_host.h.
 // Compiled without -fsanitize=thread, with CUDA_HOST_TSAN where the kernels are compiled with it: only one
 // fibre runs at a time, so nothing here can race, and ThreadSanitizer shall see only what kernels do.
 #include "cuda_host.h"
@@ -396,17 +396,3 @@ void multiply(float (&d)[4], const Fragments& mine, Kind kind, const Place& plac
 }
 
 }  // namespace cuda_host
-
-extern "C" {
-cudaError_t cudaMemsetAsync(void* to, int value, size_t size, cudaStream_t) {
-  std::memset(to, value, size);
-  return cudaSuccess;
-}
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, cudaMemcpyKind, cudaStream_t) {
-  std::memcpy(to, from, size);
-  return cudaSuccess;
-}
-const char* cudaGetErrorString(cudaError_t code) {
-  return code == cudaSuccess ? "no error" : cuda_host::last_error();
-}
-}

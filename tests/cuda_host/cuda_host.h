@@ -66,8 +66,6 @@ void multiply(float (&d)[4], const Fragments& mine, Kind kind, const Place& plac
 #define CUDA_HOST_PLACE(operation) \
   const cuda_host::Place& place = {operation, __builtin_FILE(), __builtin_LINE()}
 
-inline void __syncthreads(CUDA_HOST_PLACE("__syncthreads")) { cuda_host::barrier(place); }
-
 namespace rnnfast {
 
 inline void* shared_memory() { return cuda_host::shared_memory(); }

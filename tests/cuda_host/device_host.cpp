@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "../../csrc/cuda/dispatch.h"
+#include "../../csrc/library.h"
 #include "cuda_host.h"
 
 namespace rnnfast::cuda {
@@ -66,7 +67,5 @@ namespace {
 void set_seed(int64_t seed) { cuda_host::set_seed(static_cast<uint64_t>(seed)); }
 }  // namespace
 
-#define RNNFAST_EXTEND(library, m) STABLE_TORCH_LIBRARY_FRAGMENT(library, m)
-#define RNNFAST_IMPLEMENT(library, m) STABLE_TORCH_LIBRARY_IMPL(library, CompositeExplicitAutograd, m)
-RNNFAST_EXTEND(RNNFAST_NAMESPACE, m) { m.def("set_seed(int seed) -> ()"); }
-RNNFAST_IMPLEMENT(RNNFAST_NAMESPACE, m) { m.impl("set_seed", TORCH_BOX(&set_seed)); }
+RNNFAST_FRAGMENT(m) { m.def("set_seed(int seed) -> ()"); }
+RNNFAST_IMPLEMENT(CompositeExplicitAutograd, m) { m.impl("set_seed", TORCH_BOX(&set_seed)); }

@@ -3,7 +3,8 @@ driver of tests/sanitizers; PROBLEMS random small problems each, more with -m sl
 
 import pytest
 import torch
-from building import CSRC, HERE, KERNELS, compile_objects, execute, link
+from building import CSRC, HARNESS, HERE, KERNELS, compile_objects, link
+from programs import execute
 
 DRIVER = HERE.parent / "sanitizers"
 SOURCES = [
@@ -12,7 +13,7 @@ SOURCES = [
     CSRC / "cuda/pass_info.cpp",
     CSRC / "plan.cpp",
     HERE / "run_host.cpp",
-    HERE / "cuda_host.cpp",
+    *HARNESS,
     DRIVER / "driver.cpp",
 ]
 SANITIZERS = {
@@ -31,12 +32,7 @@ def program(request, tmp_path_factory):
 
     def run(problems):
         seed = torch.initial_seed()
-        done = execute(
-            [path, problems, seed],
-            ASAN_OPTIONS="halt_on_error=1:malloc_fill_byte=255:max_malloc_fill_size=1073741824",
-            TSAN_OPTIONS="halt_on_error=1",
-            UBSAN_OPTIONS="halt_on_error=1:print_stacktrace=1",
-        )
+        done = execute([path, problems, seed])
         assert done.returncode == 0, f"exit status {done.returncode} with seed {seed}\n{done.stderr[-3000:]}"
         assert done.stdout.endswith(" problems\n")
 

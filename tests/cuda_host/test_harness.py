@@ -1,7 +1,8 @@
 """The harness sees what goes wrong in kernels, and nothing where all is right."""
 
 import pytest
-from building import HERE, compile_objects, execute, link
+from building import HARNESS, HERE, compile_objects, link
+from programs import execute
 
 SANITIZERS = {
     "none": (),
@@ -16,11 +17,11 @@ SEEDS = range(3)
 def program(request, tmp_path_factory):
     flags = ["-O1", "-g1", *SANITIZERS[request.param]]
     directory = tmp_path_factory.mktemp("self")
-    objects = compile_objects([HERE / "self.cu", HERE / "cuda_host.cpp"], flags, directory)
+    objects = compile_objects([HERE / "self.cu", *HARNESS], flags, directory)
     path = link(objects, [f for f in flags if f.startswith("-fsanitize")], directory / "self")
 
     def run(kernel, how, seed):
-        done = execute([path, kernel, how, seed], TSAN_OPTIONS="halt_on_error=1")
+        done = execute([path, kernel, how, seed])
         return done.stdout + done.stderr
 
     run.sanitizer = request.param

@@ -8,7 +8,7 @@ import pytest
 import torch
 from kinds import KINDS as LAYERS
 from kinds import make, random_hx, states
-from problems import OPTIONAL, TOLERANCE, check_against_oracle, draw
+from problems import KINDS, TOLERANCE, check_against_oracle, draw, small_problems
 
 import rnnfast
 from rnnfast import ops
@@ -16,7 +16,6 @@ from rnnfast.reference import GATES
 
 SCHEDULES = ["stepwise", "cta"]
 DTYPES = list(TOLERANCE)
-KINDS = [*problems.CELLS, "lstm projected"]
 
 
 @pytest.fixture(autouse=True)
@@ -31,26 +30,14 @@ def on_host(operators, monkeypatch):
     operators.wish_cuda_plan(None)
 
 
-def draw_kind(kind, T, B, H, *args, **options):
-    P = random.choice([max(1, H // 2), H + 3]) if kind == "lstm projected" else 0
-    return draw(T, B, H, *args, cell=kind.split()[0], P=P, **options)
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_options(on_host, kind, schedule, dtype):
-    for layout in ("time", "batch", "packed"):
-        for direction in (0, 1, 2):
-            on_host.wish_cuda_plan(schedule, random.choice([4, 8]))
-            T, B, G = random.randint(1, 5), random.randint(1, 11), random.randint(1, 3)
-            given = [name for name in OPTIONAL if random.random() < 0.7]
-            H = random.choice([1, 3, 8, 15, 16, 17, 33, 40])
-            check_against_oracle(
-                draw_kind(kind, T, B, H, G, dtype, direction=direction, layout=layout, given=given)
-            )
-            expected = "stepwise" if kind == "lstm projected" else schedule
-            assert on_host.last_cuda_plan().startswith(expected)
+    for problem in small_problems(kind, dtype):
+        on_host.wish_cuda_plan(schedule, random.choice([4, 8]))
+        check_against_oracle(problem)
+        assert on_host.last_cuda_plan().startswith("stepwise" if "projected" in kind else schedule)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

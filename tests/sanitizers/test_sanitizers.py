@@ -9,12 +9,12 @@ names its problem, which `driver PROBLEMS SEED NUMBER` runs alone; RNNFAST_TEST_
 import ast
 import os
 import platform
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from programs import execute
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -28,13 +28,7 @@ SANITIZERS = {
     "thread": "-fsanitize=thread -pthread -DRNNFAST_STD_THREADS",
 }
 PROBLEMS = {"address,undefined": 3000, "thread": 1500}
-ENVIRONMENT = {
-    # Fresh memory holds NaN of every dtype.
-    "ASAN_OPTIONS": "halt_on_error=1:malloc_fill_byte=255:max_malloc_fill_size=1073741824",
-    "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
-    "TSAN_OPTIONS": "halt_on_error=1",
-    "OMP_NUM_THREADS": "3",  # more and fewer than the workers of a plan
-}
+THREADS = 3  # more and fewer than the workers of a plan
 # What torch calls the instruction sets of setup.py, from the least to the best.
 CAPABILITIES = {"baseline": "DEFAULT", "avx2": "AVX2", "avx512": "AVX512"}
 
@@ -60,24 +54,6 @@ def compile_program(path, sources, flags):
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def execute(command):
-    """Runs an instrumented program; without address space randomisation if ThreadSanitizer cannot bear it."""
-
-    def run(*prefix):
-        return subprocess.run(
-            [*prefix, *map(str, command)],
-            capture_output=True,
-            text=True,
-            env=os.environ | ENVIRONMENT,
-            timeout=300,
-        )
-
-    done = run()
-    if "unexpected memory mapping" in done.stderr and shutil.which("setarch"):
-        done = run("setarch", platform.machine(), "-R")
-    return done
-
-
 def tail(text, lines=60):
     return "\n".join(text.splitlines()[-lines:])
 
@@ -97,7 +73,7 @@ def check(sanitizer, isa, directory):
     compiled = compile_program(driver, SOURCES, f"{FLAGS} {SANITIZERS[sanitizer]} {isa_flags(isa)}")
     assert compiled.returncode == 0, tail(compiled.stderr)
     seed = torch.initial_seed()  # of conftest.py
-    done = execute([driver, PROBLEMS[sanitizer], seed])
+    done = execute([driver, PROBLEMS[sanitizer], seed], OMP_NUM_THREADS=str(THREADS))
     assert done.returncode == 0, f"exit status {done.returncode} with seed {seed}\n{tail(done.stderr)}"
     assert done.stdout == f"{PROBLEMS[sanitizer]} problems\n"
 
