@@ -6,8 +6,7 @@
 // direction: 0 forward, 1 reverse, 2 odd groups reverse. cell: "elman_tanh", "elman_relu", "lstm", "gru".
 //
 // precision: of float32 on CUDA; "ieee", the default, or "tf32", where products may round to TF32.
-// reset, seed, clip and norms are places kept for options that no kernel offers yet; anything but the default
-// is refused.
+// reset and seed are places kept for options that no kernel offers yet; anything but the default is refused.
 #include "library.h"
 
 RNNFAST_LIBRARY(m) {
@@ -25,7 +24,9 @@ RNNFAST_LIBRARY(m) {
   // Its adjoint. dy, dh_n and dc_n like y, h_n and c_n, dc
   // (T, B, G, H) for every cell state, each absent where zero; saved: what recurrence returned beyond its
   // results; input may be absent where w_ih is. Returns the gradients for input, w_ih, w_hh, w_hr, b_ih,
-  // b_hh, h0 and c0; those not in `needs` are empty (needs: a sum of 1, 2, 4, ... in this order).
+  // b_hh, h0 and c0; those not in `needs` are empty (needs: a sum of 1, 2, 4, ... in this order). clip:
+  // dL/dh_t and dL/dc_t, all told, are kept between -clip and clip at each step. norms: (T, B, G) and so on,
+  // float32 or float64, becomes the norm of dL/dh_t as it is before that.
   m.def(
       "recurrence_bptt(Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor? dc, Tensor? input, Tensor? w_ih, "
       "Tensor w_hh, Tensor? w_hr, Tensor? h0, Tensor? c0, Tensor y, Tensor[] saved, str cell, int direction, "

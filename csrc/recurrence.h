@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 namespace rnnfast {
 
@@ -65,11 +66,20 @@ struct Recurrence {
   Matrix matrices[kMaxMatrices];
   Vector vectors[kMaxVectors];
 
+  // One value for each row and step, in the dtype that values are computed in, without gaps: the norm of what
+  // the cell records there.
+  Stream norms;
+  // Gradients of states are kept between -clip and clip.
+  double clip = std::numeric_limits<double>::infinity();
+
   int64_t active(int64_t t) const { return counts ? counts[t] : B; }
 
   int64_t position(const Stream& s, int64_t g, int64_t t) const {
     return g * s.group + (offsets ? offsets[t] * s.row : t * s.step);
   }
+
+  // (group, step, row of the batch) triples that are active.
+  int64_t positions() const { return G * (offsets ? offsets[T - 1] + counts[T - 1] : T * B); }
 
   bool reversed(int64_t g) const { return is_reversed(direction, g); }
 };

@@ -35,20 +35,24 @@ def recurrence(
     batch_first: bool,
     batch_sizes: Tensor | None,
     states: bool = False,
+    clip: float | None = None,
+    norms: Tensor | None = None,
 ) -> Any:
     """A layer of any cell, differentiable, by the fastest way that serves.
 
-    Args: as in ``csrc/ops.cpp``; states: whether an LSTM's c of every step is wanted.
+    Args: as in ``csrc/ops.cpp``; states: whether an LSTM's c of every step is wanted. The backward pass clips
+        and fills `norms` (torch.func's transforms do not fill it).
 
     Returns:
         y and h_n; of an LSTM also c_n, and with `states` all c, (T, B, G, H) and so on.
     """
     args = (input, w_ih, w_hh, w_hr, b_ih, b_hh, h0, c0, cell, direction, batch_first, batch_sizes)
     if not _library.serves(input) or _transformed():
-        return _reference(*args)[: _results(cell, states)]
+        noted = None if _transformed() else norms
+        return _reference(*args, clip, noted)[: _results(cell, states)]
     precision = _library.precision(input.device, input.dtype) if input.is_cuda else None
     if _is_recorded(w_hh, input, w_ih, b_ih, b_hh, h0, c0, w_hr):
-        return _apply(_Recurrence, *args, states, precision)
+        return _apply(_Recurrence, *args, states, precision, clip, norms)
     results = _op(*args, states, precision=precision)
     return [*results[:3], results[4]] if states else results
 
@@ -144,17 +148,18 @@ class _Recurrence(Function):
     # feels, and serves only torch.func's transforms, which do not come here.
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
-        *inputs, cell, direction, batch_first, batch_sizes, states, precision = args
-        results = _op(*args[:-2], True, precision=precision)
+        *inputs, cell, direction, batch_first, batch_sizes, states, precision, clip, norms = args
+        results = _op(*args[:-4], True, precision=precision)
         count = _results(cell, False)
         ctx.options, ctx.precision = (cell, direction, batch_first), precision
+        ctx.clip, ctx.norms = clip, norms
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs, batch_sizes, results[0], *results[count:])
         return (*results[:count], results[4]) if states else tuple(results[:count])
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, *dcs: Tensor | None) -> tuple[Any, ...]:
-        absent = (None,) * 6  # cell, direction, batch_first, batch_sizes, states, precision
+        absent = (None,) * 8  # what is no tensor of TENSORS
         if dy is None and dh_n is None and not any(d is not None for d in dcs):
             return (None,) * len(TENSORS) + absent
         needs = ctx.needs_input_grad
@@ -179,6 +184,8 @@ class _Recurrence(Function):
             *ctx.options,
             batch_sizes,
             wanted,
+            clip=ctx.clip,
+            norms=ctx.norms,
             precision=ctx.precision,
         )
         each = [d if needed else None for d, needed in zip(gradients, needs, strict=False)]
@@ -197,7 +204,7 @@ def _by_reference(ctx: Any, gradients: tuple[Tensor | None, ...]) -> list[Tensor
     with torch.enable_grad():
         # Views, so that nothing is differentiated beyond this layer.
         inputs = [t.view_as(t) if needed else t for t, needed in zip(inputs, needs, strict=True)]
-        results = _reference(*inputs, *ctx.options, batch_sizes)
+        results = _reference(*inputs, *ctx.options, batch_sizes, ctx.clip, ctx.norms)
         given = [(r, d) for r, d in zip(results, gradients, strict=False) if d is not None]
         wanted = [t for t, needed in zip(inputs, needs, strict=True) if needed]
         found = iter(

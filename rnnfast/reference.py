@@ -6,35 +6,63 @@ once each step, but for an LSTM's c, as the kernels do.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from .sequences import Layout, is_reversed
 
+Clipped = Callable[[Tensor], Tensor]  # the same value; its gradient, all told, is clipped
 
-def _elman_tanh(x: Tensor, hh: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+
+def _elman_tanh(clipped: Clipped, x: Tensor, hh: Tensor, h: Tensor) -> tuple[Tensor, ...]:
     """h_t = tanh(x_t + hh), hh = W_hh h_{t-1} + b_hh (Elman 1990)."""
     return (torch.tanh(x + hh),)
 
 
-def _elman_relu(x: Tensor, hh: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+def _elman_relu(clipped: Clipped, x: Tensor, hh: Tensor, h: Tensor) -> tuple[Tensor, ...]:
     return (torch.relu(x + hh),)
 
 
-def _lstm(x: Tensor, hh: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+def _lstm(clipped: Clipped, x: Tensor, hh: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
     """c_t = f c_{t-1} + i g, h_t = o tanh(c_t) (Hochreiter and Schmidhuber 1997; Gers et al. 2000)."""
     i, f, g, o = (x + hh).chunk(4, -1)
-    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    c = clipped(torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g))
     return torch.sigmoid(o) * torch.tanh(c), c
 
 
-def _gru(x: Tensor, hh: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+def _gru(clipped: Clipped, x: Tensor, hh: Tensor, h: Tensor) -> tuple[Tensor, ...]:
     """h_t = (1 - z) n + z h_{t-1}, n = tanh(x_n + r hh_n) (Cho et al. 2014, in torch's form)."""
     (x_r, x_z, x_n), (h_r, h_z, h_n) = x.chunk(3, -1), hh.chunk(3, -1)
     n = torch.tanh(x_n + torch.sigmoid(x_r + h_r) * h_n)
     return (n + torch.sigmoid(x_z + h_z) * (h - n),)
+
+
+class _Bounded(Function):
+    """The same state; BPTT notes the norms of its gradient's rows and keeps them between -clip and clip."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(state: Tensor, clip: float | None, norms: Tensor | None) -> Tensor:
+        return state.view_as(state)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.clip, ctx.norms = inputs
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        if ctx.norms is not None:
+            ctx.norms.copy_(gradient.detach().norm(dim=-1))
+        return gradient if ctx.clip is None else gradient.clamp(-ctx.clip, ctx.clip), None, None
+
+
+def _bounded(state: Tensor, clip: float | None, norms: Tensor | None = None) -> Tensor:
+    return _Bounded.apply(state, clip, norms)
 
 
 # How many gates a unit has.
@@ -58,14 +86,17 @@ def recurrence(
     direction: int = 0,
     batch_first: bool = False,
     batch_sizes: Tensor | None = None,
+    clip: float | None = None,
+    norms: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """All h and each row's last; of an LSTM, further each row's last c and all c.
 
     Args:
         gates: (T, B, G, K) and so on, W_ih x + b_ih; w_hh: (G, K, P); w_hr: (G, P, H); bias: b_hh, (G, K);
-            h0: (G, B, P); c0: (G, B, H). The others: as in ``csrc/ops.cpp``.
+            h0: (G, B, P); c0: (G, B, H). The others: as in ``csrc/ops.cpp``; clip and norms are BPTT's.
     """
-    step, dtype = STEPS[cell], gates.dtype
+    dtype, bounded = gates.dtype, clip is not None or norms is not None
+    step = partial(STEPS[cell], partial(_bounded, clip=clip) if bounded else lambda state: state)
     layout = Layout(batch_first, batch_sizes)
     w, b, w_r = _widened(w_hh), _widened(bias), _widened(w_hr)
     xs = layout.steps(gates)
@@ -84,6 +115,9 @@ def recurrence(
             new = step(xs[t][:, g], hh if b is None else hh + b[g], *(s[:n] for s in state))
             h = new[0] if w_r is None else new[0] @ w_r[g].T
             new = (_widened(h.to(dtype)), *new[1:])
+            if bounded:
+                noted = None if norms is None else layout.steps(norms)[t][:, g]
+                new = (_bounded(new[0], clip, noted), *new[1:])
             for all_steps, s in zip(results, new, strict=True):
                 all_steps[t].append(s.to(dtype))
             state = [torch.cat([s, old[n:]]) for s, old in zip(new, state, strict=True)]

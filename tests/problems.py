@@ -39,6 +39,7 @@ class Problem:
     dh_n: Tensor | None = None
     dc_n: Tensor | None = None
     dc: Tensor | None = None
+    clip: float | None = None
 
     @property
     def cell(self):
@@ -59,22 +60,28 @@ class Problem:
         args = (self.gates, None, self.w_hh, self.w_hr, None, self.bias, self.h0, self.c0)
         return op.recurrence(*args, *self.options, saves)
 
-    def reference(self):
+    def reference(self, norms=None):
         args = (self.gates, self.w_hh, self.w_hr, self.bias, self.h0, self.c0)
-        return reference.recurrence(*args, *self.options)
+        return reference.recurrence(*args, *self.options, self.clip, norms)
 
-    def bptt(self, results, needs=1):
+    def norms(self, poison=float("nan")):
+        """Room for those of dL/dh_t."""
+        dtype = torch.float64 if self.gates.dtype == torch.float64 else torch.float32
+        return torch.full(self.gates.shape[:-1], poison, dtype=dtype, device=self.gates.device)
+
+    def bptt(self, results, needs=1, norms=None):
         """All gradients, by the operator, from what forward(True) returned."""
         count = 3 if self.cell == "lstm" else 2
         y, saved = results[0], results[count:]
         args = (None, None, self.w_hh, self.w_hr, self.h0, self.c0, y, saved)
-        return op.recurrence_bptt(self.dy, self.dh_n, self.dc_n, self.dc, *args, *self.options, needs)
+        given = (self.dy, self.dh_n, self.dc_n, self.dc)
+        return op.recurrence_bptt(*given, *args, *self.options, needs, clip=self.clip, norms=norms)
 
-    def gradients(self, results):
+    def gradients(self, results, norms=None):
         """Those of every input there is, by name."""
         names = list(self.inputs())
         needs = sum(1 << TENSORS.index(name) for name in names)
-        found = self.bptt(results, needs)
+        found = self.bptt(results, needs, norms)
         return {name: found[TENSORS.index(name)].view(t.shape) for name, t in self.inputs().items()}
 
 
@@ -108,6 +115,7 @@ def draw(T, B, H, G=1, dtype=torch.float64, *, cell="elman_tanh", P=0, direction
         dh_n=some("dh_n", G, B, state),
         dc_n=some("dc_n", G, B, H),
         dc=some("dc", *lead, G, H),
+        clip=random.choice([None, 0.5]),
     )
 
 
@@ -151,7 +159,8 @@ def assert_close(actual, expected, tolerance=None, what="result", scale_of=None)
 
 
 def elman_bptt(p, y):
-    """dgates_t = f'(h_t) * (dy_t + W_hh^T dgates_{t+1}), with dh_n entering at each row's last step.
+    """dgates_t = f'(h_t) * dh_t, dh_t = dy_t + W_hh^T dgates_{t+1}, with dh_n entering at each row's last step,
+    clipped; and the norms of dh_t before it is.
 
     From the states y that a kernel found, so that a relu at its kink cannot differ.
     """
@@ -159,24 +168,29 @@ def elman_bptt(p, y):
     layout = Layout(*layout)
     ys = layout.steps(y)
     dys = layout.steps(torch.zeros_like(y) if p.dy is None else p.dy)
-    dgates = [[] for _ in ys]
+    dgates, norms = [[] for _ in ys], [[] for _ in ys]
     for g in range(p.w_hh.size(0)):
         dh = p.w_hh.new_zeros(ys[0].size(0), p.w_hh.size(-1)) if p.dh_n is None else p.dh_n[g]
         order = range(len(ys))
         for t in order if is_reversed(g, direction) else reversed(order):
             n, h = ys[t].size(0), ys[t][:, g]
             dgate = dh[:n] + dys[t][:, g]
+            norms[t].append(dgate.norm(dim=-1))
+            if p.clip is not None:
+                dgate = dgate.clamp(-p.clip, p.clip)
             dgate = dgate * (1 - h * h) if cell == "elman_tanh" else torch.where(h <= 0, 0, dgate)
             dgates[t].append(dgate)
             dh = torch.cat([dgate @ p.w_hh[g], dh[n:]])
-    return layout.join([torch.stack(groups, 1) for groups in dgates])
+    return [layout.join([torch.stack(groups, 1) for groups in steps]) for steps in (dgates, norms)]
 
 
 def check_against_oracle(problem, device="cpu"):
     """Forward and BPTT operators, on a device, against the reference in float64 and its derivatives."""
     there = problem.to(device)
     results = there.forward(saves=True)
-    dgates, gradients = there.bptt(results)[0].cpu(), {n: t.cpu() for n, t in there.gradients(results).items()}
+    norms = there.norms()
+    dgates, gradients = there.bptt(results)[0].cpu(), there.gradients(results, norms)
+    gradients = {name: t.cpu() for name, t in (gradients | {"norms": norms}).items()}
     results = [t.cpu() for t in results]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the oracle's small products, on more threads than processors, would take seconds
@@ -188,12 +202,15 @@ def check_against_oracle(problem, device="cpu"):
 
 def _compare(exact, results, dgates, actual):
     inputs = {name: t.requires_grad_() for name, t in exact.inputs().items()}
-    y64, *last64 = expected = exact.reference()
+    norms = exact.norms(0.0)
+    y64, *last64 = expected = exact.reference(norms)
     assert_close(results[0], y64, what="y")
     assert_close(results[1], last64[0], what="h_n", scale_of=y64)
     if exact.cell.startswith("elman"):
         with torch.no_grad():
-            return assert_close(dgates, elman_bptt(exact, results[0].double()), what="dgates")
+            expected_dgates, norms = elman_bptt(exact, results[0].double())
+            assert_close(dgates, expected_dgates, what="dgates")
+            return assert_close(actual["norms"], norms, TOLERANCE[dgates.dtype], what="norms of dh")
     if exact.cell == "lstm":
         assert_close(results[2], last64[1], what="c_n", scale_of=last64[-1])
         assert_close(results[4], last64[-1], what="c")
@@ -210,4 +227,4 @@ def _compare(exact, results, dgates, actual):
     for (name, t), gradient in zip(inputs.items(), gradients, strict=True):
         gradient = torch.zeros_like(t) if gradient is None else gradient
         assert_close(actual[name], gradient, what=f"gradient for {name}", scale_of=rough)
-    return None
+    return assert_close(actual["norms"], norms, TOLERANCE[dgates.dtype], what="norms of dh")

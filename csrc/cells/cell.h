@@ -19,6 +19,7 @@
 //   kPairs        `run` may be given two vectors of units at a time, which hides the latencies of long
 //   chains;
 //                 of a Value it then uses no more than + - * and the accessor's functions
+//   kRecords      `run` records
 //   kAhead        {stream, input, matrix}: where the stream is absent it is the matrix times the input, with
 //                 as many columns as the phase's own matrix; schedules compute it some steps ahead
 //   run(At&)      the arithmetic, through the accessor below
@@ -40,6 +41,8 @@
 //   put(operand, v, part)       what later matrices shall see
 //   Value carry(i) / keep(i, v) reads, writes a carried value; zero when a row enters the sequence
 //   add(i, v) / sum(i)          adds to the row's statistic; reads, in later phases, its sum over all units
+//   record(v)                   for the norm, over all units, of the row at this step (Recurrence::norms)
+//   Value clipped(v)            v within the recurrence's bounds (Recurrence::clip)
 //   Scalar units()              how many units the phase has; At::Scalar is the type of constants, too
 //   Value tanh(v), sigmoid(v), sqrt(v)  elementary functions
 //
@@ -88,11 +91,18 @@ struct AdjointPlaces {
 // Defaults that most phases share.
 struct Phase {
   static constexpr int kUnits = 0, kColumns = 1, kMatrix = 0, kOperand = 0, kStatistics = 0;
-  static constexpr bool kTransposed = false, kSameStep = false, kPairs = false;
+  static constexpr bool kTransposed = false, kSameStep = false, kPairs = false, kRecords = false;
   static constexpr Ahead kAhead{};
 };
 
 template <class... P>
 struct PhaseList {};
+
+// The gradient of the loss for h_t, all told: recorded as it comes, and clipped.
+template <class At, class V>
+RNNFAST_INLINE V bounded(At& at, V dh) {
+  at.record(dh);
+  return at.clipped(dh);
+}
 
 }  // namespace rnnfast

@@ -56,10 +56,10 @@ struct Elman {
     static constexpr int kCarries = 0;
 
     struct Step : Phase {
-      static constexpr bool kTransposed = true;
+      static constexpr bool kTransposed = true, kRecords = true;
       template <class At>
       static RNNFAST_INLINE void run(At& at) {
-        const auto dh = at.matrix(0) + at.load(kDy) + at.entry(kDhN);
+        const auto dh = bounded(at, at.matrix(0) + at.load(kDy) + at.entry(kDhN));
         const auto dgates = Nonlinearity::adjoint(dh, at.load(kY));
         at.store(kDGates, dgates);
         at.put(0, dgates);

@@ -47,13 +47,13 @@ struct Gru {
     static constexpr int kCarries = 1;
 
     struct Step : Phase {
-      static constexpr bool kTransposed = true;
+      static constexpr bool kTransposed = true, kRecords = true;
       template <class At>
       static RNNFAST_INLINE void run(At& at) {
         const auto r = at.load(kActivations, kR), z = at.load(kActivations, kZ),
                    n = at.load(kActivations, kN);
         const auto before = at.following(kY) + at.exit(kH0);
-        const auto dh = at.matrix(0) + at.carry(0) + at.load(kDy) + at.entry(kDhN);
+        const auto dh = bounded(at, at.matrix(0) + at.carry(0) + at.load(kDy) + at.entry(kDhN));
         const auto dn = dh * (1 - z) * (1 - n * n);
         const auto dr = dn * at.load(kInner) * r * (1 - r), dz = dh * (before - n) * z * (1 - z), dq = dn * r;
         at.store(kDGates, dr, kR);

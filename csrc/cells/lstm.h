@@ -39,7 +39,8 @@ struct Lstm {
     const auto i = at.load(P::kActivations, kI), f = at.load(P::kActivations, kF),
                g = at.load(P::kActivations, kG), o = at.load(P::kActivations, kO);
     const auto before = at.following(P::kC) + at.exit(P::kC0), tanh_c = at.tanh(at.load(P::kC));
-    const auto dc = at.carry(0) + at.entry(P::kDcN) + at.load(P::kDc) + dm * o * (1 - tanh_c * tanh_c);
+    const auto dc =
+        at.clipped(at.carry(0) + at.entry(P::kDcN) + at.load(P::kDc) + dm * o * (1 - tanh_c * tanh_c));
     const auto emit = [&](int gate, V d) {
       at.store(P::kDGates, d, gate);
       at.put(0, d, gate);
@@ -77,10 +78,10 @@ struct Lstm {
     static constexpr int kCarries = 1;
 
     struct Step : Phase {
-      static constexpr bool kTransposed = true;
+      static constexpr bool kTransposed = true, kRecords = true;
       template <class At>
       static RNNFAST_INLINE void run(At& at) {
-        adjoint(at, at.matrix(0) + at.load(kDy) + at.entry(kDhN));
+        adjoint(at, bounded(at, at.matrix(0) + at.load(kDy) + at.entry(kDhN)));
       }
     };
     using Phases = PhaseList<Step>;
@@ -123,10 +124,10 @@ struct ProjectedLstm {
 
     struct State : Phase {
       static constexpr int kUnits = 1;
-      static constexpr bool kTransposed = true;
+      static constexpr bool kTransposed = true, kRecords = true;
       template <class At>
       static RNNFAST_INLINE void run(At& at) {
-        at.put(1, at.store(kDh, at.matrix(0) + at.load(kDy) + at.entry(kDhN)));
+        at.put(1, at.store(kDh, bounded(at, at.matrix(0) + at.load(kDy) + at.entry(kDhN))));
       }
     };
     struct Step : Phase {

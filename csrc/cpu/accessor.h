@@ -55,6 +55,10 @@ struct Rows {
   C* partial_buffers[2];
   int64_t partial_panels;
   C* sums[kMaxStatistics];
+  // Sums of squares of what a cell records, one for each place in Recurrence::norms and panel; null: none are
+  // wanted. And those of this step, from the row that the batch calls 0.
+  C *recorded, *recorded_now;
+  int64_t recorded_panels;
   Chunk<S> chunk;
 
   int64_t rows() const { return row_end - row_begin; }
@@ -70,12 +74,13 @@ class Accessor {
   using Scalar = C;
 
   // `lanes` units from `unit` on, of batch row `row`; `matrix`: the phase's result for them, by gates, and
-  // `ahead`: what was computed ahead, if anything.
-  Accessor(const Rows<S>& rows, const C* matrix, const C* ahead, int64_t row, int64_t units, int64_t unit,
-           int64_t panel, int lanes)
+  // `ahead`: what was computed ahead, if anything. `squares`: where those of what is recorded are added.
+  Accessor(const Rows<S>& rows, const C* matrix, const C* ahead, C* squares, int64_t row, int64_t units,
+           int64_t unit, int64_t panel, int lanes)
       : rows_(rows),
         matrix_(matrix),
         ahead_(ahead),
+        squares_(squares),
         row_(row),
         own_row_(row - rows.row_begin),
         units_(units),
@@ -130,11 +135,18 @@ class Accessor {
   void keep(int i, Value v) { rnnfast::store(carried(i), v); }
 
   void add(int i, Value v) {
-    if constexpr (!kWhole) {
-      for (int lane = lanes_; lane < VL; ++lane) v[lane] = 0;
-    }
-    C* p = rows_.partials[0] + ((i * rows_.rows() + own_row_) * rows_.partial_panels + panel_) * VL;
-    rnnfast::store(p, rnnfast::load(p) + v);
+    add_to(rows_.partials[0] + ((i * rows_.rows() + own_row_) * rows_.partial_panels + panel_) * VL, v);
+  }
+
+  void record(Value v) {
+    static_assert(Phase::kRecords);
+    if (rows_.recorded) add_to(squares_, v * v);
+  }
+
+  Value clipped(Value v) const {
+    const Value most = broadcast<S>(static_cast<C>(rows_.recurrence->clip));
+    v = v > most ? most : v;
+    return v < -most ? -most : v;
   }
 
   Value sum(int i) const { return broadcast<S>(rows_.sums[i][own_row_]); }
@@ -150,6 +162,14 @@ class Accessor {
   }
 
  private:
+  // The lanes that are units.
+  void add_to(C* p, Value v) const {
+    if constexpr (!kWhole) {
+      for (int lane = lanes_; lane < VL; ++lane) v[lane] = 0;
+    }
+    rnnfast::store(p, rnnfast::load(p) + v);
+  }
+
   Value read(const S* base, int stream, int part) const {
     if (!base) return Value{};
     return read_units(base + row_ * rows_.recurrence->streams[stream].row + part * units_ + unit_);
@@ -185,6 +205,7 @@ class Accessor {
 
   const Rows<S>& rows_;
   const C *matrix_, *ahead_;
+  C* squares_;
   int64_t row_, own_row_, units_, unit_, panel_;
   int lanes_;
   bool entering_, leaving_;

@@ -11,7 +11,8 @@ namespace rnnfast {
 template <class Phase, class S, bool kWhole, class Spot>
 RNNFAST_INLINE void run_cell_at(const Rows<S>& w, int64_t units, const Spot& one, const Spot& other) {
   const auto at = [&](const Spot& s) {
-    return Accessor<Phase, S, kWhole>(w, s.matrix, s.ahead, s.row, units, s.unit, s.panel, s.lanes);
+    return Accessor<Phase, S, kWhole>(w, s.matrix, s.ahead, s.squares, s.row, units, s.unit, s.panel,
+                                      s.lanes);
   };
   auto first = at(one);
   if constexpr (Phase::kPairs) {
@@ -51,8 +52,13 @@ void tile(const Rows<S>& w, const Weights<Phase, S>& weights, int64_t panel, int
     std::fill_n(results, tiles * P::kWidth, C{});
   }
 
+  alignas(kVectorBytes) C squares[Phase::kRecords ? P::kTile.rows * VL : VL];
+  const bool records = Phase::kRecords && w.recorded;
+  if (records) std::fill_n(squares, tiles * VL, C{});
+
   struct Spot {
     const C *matrix, *ahead;
+    C* squares;
     int64_t row, panel, unit;
     int lanes;
   };
@@ -64,6 +70,7 @@ void tile(const Rows<S>& w, const Weights<Phase, S>& weights, int64_t panel, int
     const int64_t offset = block * P::kColumns * VL;
     return Spot{results + n * P::kWidth + offset,
                 ahead ? ahead + offset : nullptr,
+                squares + (Phase::kRecords ? n * VL : 0),
                 row,
                 of,
                 unit,
@@ -87,6 +94,11 @@ void tile(const Rows<S>& w, const Weights<Phase, S>& weights, int64_t panel, int
         run(one, one), run(other, other);
       }
     }
+  }
+  static_assert(!Phase::kRecords || !Phase::kPairs, "what is recorded belongs to one panel");
+  for (int n = 0; records && n < rows; ++n) {
+    const int64_t place = (begin + n) * w.recurrence->norms.row;
+    w.recorded_now[place * w.recorded_panels + panel] = sum_of_lanes<C>(load(squares + n * VL));
   }
 }
 
@@ -178,6 +190,7 @@ void go_to_step(Rows<S>& w, int64_t step) {
     w.before[s] = data && !first ? data + r.position(stream, w.group, before) : nullptr;
     w.after[s] = data && !last ? data + r.position(stream, w.group, after) : nullptr;
   }
+  if (w.recorded) w.recorded_now = w.recorded + r.position(r.norms, w.group, t) * w.recorded_panels;
   for (int i = 0; i < static_cast<int>(std::size(Pass::kOperands)); ++i) {
     w.operands[i][0] = w.buffers[i][step % 2];
     w.operands[i][1] = w.buffers[i][1 - step % 2];

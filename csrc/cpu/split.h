@@ -8,6 +8,7 @@
 
 #include <array>
 #include <deque>
+#include <numeric>
 #include <vector>
 
 #include "arena.h"
@@ -87,6 +88,7 @@ class Split {
           if (i == 0 || !piece.crew.begun()) run_piece(piece, worker);
       }
     });
+    if (recorded_) take_norms();
     arena.trim();
   }
 
@@ -122,6 +124,12 @@ class Split {
     packs_ = weights.taken() > 0;
     const size_t bytes = weights.taken() * sizeof(S);
     Carver<C> buffers(block ? reinterpret_cast<C*>(block + bytes) : nullptr);
+    for_each_phase(Phases{}, [&](auto phase, int) {
+      using Phase = decltype(phase);
+      if (!Phase::kRecords || !r_.norms.data) return;
+      recorded_panels_ = Panels<Phase, S>::count(r_.units[Phase::kUnits]);
+      recorded_ = buffers.take(r_.positions() * recorded_panels_);
+    });
     for (auto& share : shares_)
       for (Piece& piece : share) carve(piece, buffers);
     return bytes + buffers.taken() * sizeof(C);
@@ -130,6 +138,7 @@ class Split {
   void carve(Piece& piece, Carver<C>& carver) const {
     Rows<S>& w = piece.rows;
     const int64_t rows = w.rows();
+    w.recorded = recorded_, w.recorded_panels = recorded_panels_;
     int i = 0;
     for (const Operand& operand : Pass::kOperands) {
       w.operand_stride[i] = padded<S>(operand.parts * r_.units[operand.units]);
@@ -170,6 +179,19 @@ class Split {
         carver.take(chunk.rows * Panels<First, S>::kWidth * Panels<First, S>::count(r_.units[First::kUnits]));
     const int64_t K = r_.matrices[First::kAhead.matrix].columns;
     if (!std::is_same_v<S, C>) chunk.input = carver.take(crew_ * chunk.rows * K);
+  }
+
+  void take_norms() const {
+    C* norms = static_cast<C*>(r_.norms.data);
+    for (int64_t g = 0; g < r_.G; ++g) {
+      for (int64_t t = 0; t < r_.T; ++t) {
+        for (int64_t b = 0; b < r_.active(t); ++b) {
+          const int64_t place = r_.position(r_.norms, g, t) + b * r_.norms.row;
+          const C* panels = recorded_ + place * recorded_panels_;
+          norms[place] = std::sqrt(std::accumulate(panels, panels + recorded_panels_, C{}));
+        }
+      }
+    }
   }
 
   template <class Phase>
@@ -263,6 +285,8 @@ class Split {
   std::array<int64_t, kPhases> group_size_{};
   S* ahead_packed_ = nullptr;
   int64_t ahead_size_ = 0;  // of a group
+  C* recorded_ = nullptr;   // Rows::recorded
+  int64_t recorded_panels_ = 0;
   bool packs_ = false;
 };
 

@@ -41,12 +41,14 @@ RNNFAST_INLINE Step step_of(const Recurrence& r, bool descending, int64_t step) 
 template <class Offset>
 struct Window {
   char* streams[3][kMaxStreams];
-  char* ahead;  // what was computed ahead of a phase's steps (Phase::kAhead)
-  Offset rows[kMaxStreams], ahead_row;
+  // In the dtype that values are computed in: what was computed ahead of a phase's steps (Phase::kAhead), or
+  // the squares of what it records (Phase::kRecords).
+  char* computed;
+  Offset rows[kMaxStreams], computed_row;
   Offset active, entering, leaving;  // rows before it; rows from these on
 
-  __device__ __forceinline__ Window(const Recurrence& r, const Stream& ahead_stream, const Step& step,
-                                    int64_t group, int64_t first_row, int value_bytes, int ahead_bytes) {
+  __device__ __forceinline__ Window(const Recurrence& r, const Stream& computed_stream, const Step& step,
+                                    int64_t group, int64_t first_row, int value_bytes, int computed_bytes) {
 #pragma unroll
     for (int i = 0; i < kMaxStreams; ++i) {
 #pragma unroll
@@ -54,8 +56,8 @@ struct Window {
         streams[which][i] = place(r, r.streams[i], step, which, group, first_row, value_bytes);
       rows[i] = static_cast<Offset>(r.streams[i].row);
     }
-    ahead = place(r, ahead_stream, step, Step::kNow, group, first_row, ahead_bytes);
-    ahead_row = static_cast<Offset>(ahead_stream.row);
+    computed = place(r, computed_stream, step, Step::kNow, group, first_row, computed_bytes);
+    computed_row = static_cast<Offset>(computed_stream.row);
     active = rows_from(first_row, step.end), entering = rows_from(first_row, step.entering);
     leaving = rows_from(first_row, step.leaving);
   }
@@ -123,8 +125,8 @@ class Accessor {
 
   __device__ __forceinline__ C load(int stream, int part = 0) {
     return read([&] {
-      if (stream == Phase::kAhead.stream && window_.ahead)
-        return reinterpret_cast<const C*>(window_.ahead)[offset(window_.ahead_row, part)];
+      if (stream == Phase::kAhead.stream && window_.computed)
+        return reinterpret_cast<const C*>(window_.computed)[offset(window_.computed_row, part)];
       return read_stream(Step::kNow, stream, part);
     });
   }
@@ -176,6 +178,18 @@ class Accessor {
   __device__ __forceinline__ C carry(int i) const { return own_.carry(i); }
   __device__ __forceinline__ void keep(int i, C v) {
     if constexpr (kReads != Reads::fetch) own_.keep(i, v);
+  }
+
+  __device__ __forceinline__ void record(C v) {
+    static_assert(Phase::kRecords);
+    if (kReads != Reads::fetch && window_.computed)
+      reinterpret_cast<C*>(window_.computed)[offset(window_.computed_row, 0)] = v * v;
+  }
+
+  __device__ __forceinline__ C clipped(C v) const {
+    const C most = static_cast<C>(r_.clip);
+    v = v > most ? most : v;
+    return v < -most ? -most : v;
   }
 
   __device__ __forceinline__ Scalar units() const { return static_cast<Scalar>(units_); }

@@ -12,7 +12,7 @@ namespace rnnfast::cuda {
 template <class Shape>
 struct CtaArguments {
   Recurrence recurrence;  // counts and offsets on the GPU
-  Stream ahead;
+  Stream computed;
   Shape shape;
 };
 
@@ -78,7 +78,7 @@ __device__ __forceinline__ void run_cta(const CtaArguments<typename Product::Sha
   for (int64_t i = 0; i < r.T; ++i) {
     const Step step = step_of(r, descending, i);
     if (step.end <= first_row) continue;
-    const Window<int> window(r, a.ahead, step, group, first_row, sizeof(S), sizeof(C));
+    const Window<int> window(r, a.computed, step, group, first_row, sizeof(S), sizeof(C));
     const auto* before = operands + i % 2 * Product::kRows * stride;
     auto* now = operands + (1 - i % 2) * Product::kRows * stride;
 #pragma unroll
@@ -125,7 +125,7 @@ cudaError_t launch_cta(const Run& run) {
   constexpr Operand operand = Pass::kOperands[0];
   const PhaseSize sizes{Phase::kColumns, r.units[Phase::kUnits], operand.parts * r.units[operand.units]};
   const auto shape = Product::shape_for(sizes);
-  CtaArguments<typename Product::Shape> a{r, run.ahead, shape};
+  CtaArguments<typename Product::Shape> a{r, run.computed, shape};
   a.recurrence.counts = run.counts, a.recurrence.offsets = run.offsets;
   const dim3 blocks(static_cast<unsigned>(ceil_div(r.B, int64_t{Product::kRows})),
                     static_cast<unsigned>(r.G));

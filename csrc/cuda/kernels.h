@@ -42,7 +42,9 @@ using Multiply = std::function<void(int phase, int buffer, int64_t rows)>;
 
 struct Run {
   Recurrence recurrence;  // counts and offsets on the host
-  Stream ahead;  // what takes the place of the stream that a phase has computed ahead, if anything does
+  // Of the dtype that is computed with: what takes the place of the stream that a phase has computed ahead,
+  // or where the squares of what it records go.
+  Stream computed;
   // The same numbers on the GPU, for a plan of cta.
   const int64_t *counts = nullptr, *offsets = nullptr;
   Workspace workspace;

@@ -2,6 +2,7 @@
 #include "../cells/cell.h"
 #include "../layer/backend.h"
 #include "../library.h"
+#include "dispatch.h"
 #include "indices.h"
 #include "kernels.h"
 
@@ -77,6 +78,30 @@ class Projection {
 
  private:
   std::optional<Tensor> result_;
+  Stream stream_;
+};
+
+// Squares of what a cell records, (N, G, units), where N is in the order of Recurrence::norms.
+class Squares {
+ public:
+  Squares(const Recurrence& r, Dtype dtype, const Tensor& like)
+      : units_(r.units[1] > 0 ? r.units[1] : r.units[0]),
+        values_(empty_contiguous({r.positions(), units_}, like, torch_dtype(computed_with(dtype)))),
+        norms_(tensor_at(r.norms.data, {r.positions()}, {1}, computed_with(dtype), like)) {
+    const Stream& n = r.norms;
+    stream_ = {values_.data_ptr(), n.group * units_, n.step * units_, n.row * units_};
+  }
+
+  const Stream& stream() const { return stream_; }
+
+  void take_norms() {
+    torch::stable::sum_out(norms_, values_, std::vector<int64_t>{1});
+    cuda::call("aten::sqrt", "out", norms_, norms_);
+  }
+
+ private:
+  int64_t units_;
+  Tensor values_, norms_;
   Stream stream_;
 };
 
@@ -182,7 +207,9 @@ void backend::plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtyp
 
   std::optional<Projection> projection;
   if (pass == Pass::forward && r.matrices[ForwardPlaces::kWih].data)
-    run.ahead = projection.emplace(r, dtype, like).stream();
+    run.computed = projection.emplace(r, dtype, like).stream();
+  std::optional<Squares> squares;
+  if (r.norms.data) run.computed = squares.emplace(r, dtype, like).stream();
   std::vector<Tensor> sizes;
   const PassInfo info = cuda::pass_info(cell, pass, r.units[1] > 0);
   std::optional<StepwiseArrays> arrays;
@@ -196,6 +223,7 @@ void backend::plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtyp
     run.offsets = static_cast<const int64_t*>(sizes[1].data_ptr());
   }
   const cudaError_t error = run_planned(run, cell, pass, dtype, plan);
+  if (squares && error == cudaSuccess) squares->take_norms();
   require(error == cudaSuccess, "CUDA: ", describe(plan), ": ", cudaGetErrorString(error));
   last_plan_run = plan;
 }

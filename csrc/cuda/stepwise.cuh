@@ -11,7 +11,7 @@ namespace rnnfast::cuda {
 // Of a phase at one step, for all rows and groups.
 struct StepArguments {
   Recurrence recurrence;
-  Stream ahead;
+  Stream computed;
   Step steps[2];  // of even and of odd groups
   const void* results;
   void* operands[2];  // what phases put goes here
@@ -49,9 +49,10 @@ struct StepwiseOwn {
 
 constexpr int kStepThreads = 256;
 
-// A thread for each (group, row, unit).
+// A thread for each (group, row, unit). Four blocks of 256 leave a thread 64 registers, which none exceeds;
+// left to itself ptxas aims at 48 on sm_80, and spills.
 template <class Phase, class S>
-__global__ void __launch_bounds__(kStepThreads) step_kernel(const __grid_constant__ StepArguments a) {
+__global__ void __launch_bounds__(kStepThreads, 4) step_kernel(const __grid_constant__ StepArguments a) {
   static_assert(Phase::kStatistics == 0, "no cell with statistics runs on a GPU yet");
   const Recurrence& r = a.recurrence;
   const int64_t units = r.units[Phase::kUnits];
@@ -62,7 +63,7 @@ __global__ void __launch_bounds__(kStepThreads) step_kernel(const __grid_constan
   if (row >= step.end) return;
   const bool multiplied = Phase::kColumns > 0 && (row < step.entering || a.multiplies_entering);
   StepwiseOwn<Phase, S> own{a, group * r.B + row, unit, units, multiplied};
-  const Window<int64_t> window(r, a.ahead, step, group, 0, sizeof(S), sizeof(Compute<S>));
+  const Window<int64_t> window(r, a.computed, step, group, 0, sizeof(S), sizeof(Compute<S>));
   Accessor<Phase, S, StepwiseOwn<Phase, S>, int64_t, Reads::direct> at(r, window, group, 0, row, unit, own,
                                                                        nullptr);
   Phase::run(at);
@@ -122,7 +123,7 @@ class Stepwise {
   template <class Phase>
   void run_phase(int index, int64_t step) {
     StepArguments a{};
-    a.recurrence = r_, a.ahead = run_.ahead;
+    a.recurrence = r_, a.computed = run_.computed;
     // Steps of the two directions of a bidirectional layer have other rows.
     for (int group = 0; group < 2; ++group) {
       a.steps[group] = step_of(r_, is_reversed(r_.direction, group) != Pass::kBackward, step);

@@ -104,7 +104,7 @@ std::vector<Tensor> recurrence_bptt(
     const std::optional<std::string>& precision) {
   using Places = AdjointPlaces;
   using Gradients = LayerGradients;
-  refuse("reset, seed, clip, norms", reset, seed, clip, norms);
+  refuse("reset, seed", reset, seed);
   const LayerWeights w(cell, w_hh, w_hr);
   require(input.has_value() || !w_ih, "input: got none, expected one to go with w_ih");
   if (w_ih) {
@@ -151,6 +151,8 @@ std::vector<Tensor> recurrence_bptt(
   arrays.end(Places::kC0, c);
   arrays.end(Places::kDh0, result.dh0);
   arrays.end(Places::kDc0, result.dc0);
+  if (clip) arrays.clip(*clip);
+  if (norms) arrays.norms(*norms, y);
   backend::plan_and_run(arrays.recurrence(), w.cell, Pass::bptt, dtype_of(y, "y"), y, is_tf32(precision));
 
   const Gradients of(layout, result, needs);

@@ -21,7 +21,22 @@ class RecurrentLayer(torch.nn.RNNBase):
     torch's.
     """
 
+    bptt_clip: float | None = None
+    # Called with each layer's number, the tensor that BPTT will fill with the norms of dL/dh_t, (T, B, D) and so
+    # on, and how that is laid out (rnnfast.lab.record_gradients).
+    _recorder: Any = None
     _instead = "instead"  # how torch's message about an input of wrong rank ends
+
+    def _set_bptt_clip(self, bptt_clip: float | None) -> None:
+        if bptt_clip is None:
+            return
+        if not bptt_clip > 0:
+            raise ValueError(f"bptt_clip: got {bptt_clip}, expected a positive number or None")
+        self.bptt_clip = float(bptt_clip)
+
+    def extra_repr(self) -> str:
+        """torch's, and what torch's layers do not have."""
+        return super().extra_repr() + (f", bptt_clip={self.bptt_clip}" if self.bptt_clip is not None else "")
 
     @property
     def _cell(self) -> str:
@@ -113,12 +128,10 @@ class RecurrentLayer(torch.nn.RNNBase):
         dtype = autocast_dtype(x)
         if dtype is not None:
             x, h0, c0 = x.to(dtype), cast(h0, dtype), cast(c0, dtype)
-        directions = 2 if self.bidirectional else 1
-        direction = 2 * (directions - 1)
         if self.num_layers == 1:
-            weights = self._weights(0, dtype)
-            x, h_n, *c_n = ops.recurrence(x, *weights, h0, c0, self._cell, direction, batch_first, batch_sizes)
+            x, h_n, *c_n = self._run_layer(0, x, h0, c0, batch_first, batch_sizes, dtype)
             return x, h_n, c_n[0] if c_n else None
+        directions = 2 if self.bidirectional else 1
         drops = self.training and self.dropout > 0
         # torch draws its dropout masks time-major: drawn so, they are the same for the same seed.
         transposed = drops and batch_first
@@ -129,8 +142,7 @@ class RecurrentLayer(torch.nn.RNNBase):
         for layer in range(self.num_layers):
             own = slice(layer * directions, (layer + 1) * directions)
             h, c = [None if s is None else s[own] for s in (h0, c0)]
-            weights = self._weights(layer, dtype)
-            x, *states = ops.recurrence(x, *weights, h, c, self._cell, direction, batch_first, batch_sizes)
+            x, *states = self._run_layer(layer, x, h, c, batch_first, batch_sizes, dtype)
             if drops and layer < self.num_layers - 1:
                 x = F.dropout(x, self.dropout, training=True)
             last.append(states)
@@ -138,6 +150,34 @@ class RecurrentLayer(torch.nn.RNNBase):
             x = x.transpose(0, 1)
         h_n, *c_n = [torch.cat(states) for states in zip(*last, strict=True)]
         return x, h_n, c_n[0] if c_n else None
+
+    def _run_layer(
+        self,
+        layer: int,
+        x: Tensor,
+        h0: Tensor | None,
+        c0: Tensor | None,
+        batch_first: bool,
+        batch_sizes: Tensor | None,
+        dtype: torch.dtype | None,
+    ) -> Any:
+        """One layer, both directions: output, h_n and of an LSTM c_n."""
+        direction = 2 if self.bidirectional else 0
+        norms = self._room_for_norms(layer, x, batch_first, batch_sizes) if self._recorder is not None else None
+        options: Any = (self._cell, direction, batch_first, batch_sizes, False, self.bptt_clip, norms)
+        return ops.recurrence(x, *self._weights(layer, dtype), h0, c0, *options)
+
+    def _room_for_norms(
+        self, layer: int, x: Tensor, batch_first: bool, batch_sizes: Tensor | None
+    ) -> Tensor | None:
+        """A tensor that the backward pass fills, known to the recorder."""
+        if not torch.is_grad_enabled():
+            return None
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        shape = (*x.shape[:-1], 2 if self.bidirectional else 1)
+        norms = torch.full(shape, torch.nan, dtype=dtype, device=x.device)
+        self._recorder(layer, norms, batch_first, batch_sizes)
+        return norms
 
     def _weights(self, layer: int, dtype: torch.dtype | None) -> tuple[Any, Any, Any, Any, Any]:
         """W_ih, W_hh, W_hr, b_ih, b_hh of a layer.

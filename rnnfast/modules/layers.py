@@ -33,6 +33,8 @@ class RNN(RecurrentLayer):
         bidirectional: whether a second recurrence runs from the end; D is then 2, otherwise 1.
         device, dtype: of the parameters. float32, float64, bfloat16 and float16 have kernels on the CPU;
             16-bit sums are formed in float32. Anything else runs in plain torch, with one warning.
+        bptt_clip: v > 0: at each step of BPTT the gradient of the loss for h_t, all told, is kept between -v and
+            v, element by element, before it goes on to the step before; also an attribute. None: it is not.
 
     Shapes:
         * input: (T, B, I), (B, T, I) with `batch_first`, (T, I) unbatched, or a
@@ -68,6 +70,8 @@ class RNN(RecurrentLayer):
         bidirectional: bool = False,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        bptt_clip: float | None = None,
         **kwargs: Any,
     ) -> None:
         if "proj_size" in kwargs:
@@ -88,6 +92,7 @@ class RNN(RecurrentLayer):
             dtype=dtype,
             **kwargs,
         )
+        self._set_bptt_clip(bptt_clip)
 
     @property
     def _cell(self) -> str:
@@ -119,6 +124,7 @@ class LSTM(RecurrentLayer):
         proj_size: units of the projected state, P; 0 for no projection, P is then H.
         device, dtype: of the parameters; see :class:`RNN`. With 16 bits c is carried in float32 from step to
             step.
+        bptt_clip: as in :class:`RNN`; c_t's gradient is clipped, too.
 
     Shapes:
         * input: (T, B, I), (B, T, I) with `batch_first`, (T, I) unbatched, or a
@@ -156,9 +162,12 @@ class LSTM(RecurrentLayer):
         proj_size: int = 0,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        bptt_clip: float | None = None,
     ) -> None:
         args = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size)
         super().__init__("LSTM", *args, device=device, dtype=dtype)
+        self._set_bptt_clip(bptt_clip)
 
     def _split(self, hx: Any) -> tuple[Any, Any]:
         return (None, None) if hx is None else (hx[0], hx[1])
@@ -201,8 +210,8 @@ class GRU(RecurrentLayer):
     values for a seed, dropout masks for a seed, results and error messages are those of :class:`torch.nn.GRU`.
 
     Args:
-        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype: as in
-            :class:`RNN`.
+        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype,
+            bptt_clip: as in :class:`RNN`.
 
     Shapes: those of :class:`RNN`.
 
@@ -234,12 +243,15 @@ class GRU(RecurrentLayer):
         bidirectional: bool = False,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        bptt_clip: float | None = None,
         **kwargs: Any,
     ) -> None:
         if "proj_size" in kwargs:
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
         args = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
         super().__init__("GRU", *args, device=device, dtype=dtype, **kwargs)
+        self._set_bptt_clip(bptt_clip)
 
 
 __all__ = ["GRU", "LSTM", "RNN"]

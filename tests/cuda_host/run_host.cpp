@@ -46,6 +46,7 @@ class HostRun {
     if (pass == Pass::forward && r.matrices[ForwardPlaces::kWih].data &&
         !r.streams[ForwardPlaces::kGates].data)
       project();
+    if (r.norms.data) make_room_for_squares();
     for (int i = 0; i < info_.operands; ++i)
       for (void*& buffer : run_.workspace.operands[i]) buffer = array(operand_width(i), storage_bytes(dtype));
     for (int i = 0; i < info_.phases; ++i)
@@ -57,7 +58,37 @@ class HostRun {
 
   const cuda::Run& run() const { return run_; }
 
+  void take_norms() const {
+    if (r_.norms.data && dtype_ == Dtype::f64) {
+      take_norms_of<double>();
+    } else if (r_.norms.data) {
+      take_norms_of<float>();
+    }
+  }
+
  private:
+  // Of what a phase that records has: h.
+  int64_t recorded_width() const { return r_.units[1] > 0 ? r_.units[1] : r_.units[0]; }
+
+  void make_room_for_squares() {
+    const int64_t width = recorded_width();
+    run_.computed = {memory_.add(r_.positions() * width * compute_bytes(dtype_)), r_.norms.group * width,
+                     r_.norms.step * width, r_.norms.row * width};
+  }
+
+  template <class C>
+  void take_norms_of() const {
+    for (int64_t g = 0; g < r_.G; ++g)
+      for (int64_t t = 0; t < r_.T; ++t)
+        for (int64_t b = 0; b < r_.active(t); ++b) {
+          const int64_t place = r_.position(r_.norms, g, t) + b * r_.norms.row;
+          const C* squares = static_cast<const C*>(run_.computed.data) + place * recorded_width();
+          C sum = 0;
+          for (int64_t i = 0; i < recorded_width(); ++i) sum += squares[i];
+          static_cast<C*>(r_.norms.data)[place] = std::sqrt(sum);
+        }
+  }
+
   int64_t operand_width(int i) const { return info_.operand[i].parts * r_.units[info_.operand[i].units]; }
   int64_t results_width(int phase) const {
     return info_.phase[phase].columns * r_.units[info_.phase[phase].units];
@@ -73,7 +104,7 @@ class HostRun {
     with_type(dtype_, [&](auto type) {
       using S = decltype(type);
       auto* out = static_cast<Compute<S>*>(memory_.add(steps * row * sizeof(Compute<S>)));
-      run_.ahead = {out, w.rows, r_.B * row, row};
+      run_.computed = {out, w.rows, r_.B * row, row};
       for (int64_t g = 0; g < r_.G; ++g)
         for (int64_t t = 0; t < r_.T; ++t)
           for (int64_t b = 0; b < r_.active(t); ++b) {
@@ -82,7 +113,7 @@ class HostRun {
               const S* weights = static_cast<const S*>(w.data) + g * w.group + i * w.row;
               double sum = 0;
               for (int64_t k = 0; k < w.columns; ++k) sum += widened(weights[k]) * widened(from[k]);
-              out[r_.position(run_.ahead, g, t) + b * row + i] = static_cast<Compute<S>>(sum);
+              out[r_.position(run_.computed, g, t) + b * row + i] = static_cast<Compute<S>>(sum);
             }
           }
     });
@@ -127,6 +158,7 @@ Plan run_on_host(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const P
   problem.wish_rows = plan.workers % 2 ? 4 : 8;
   const HostRun host(r, cell, pass, dtype);
   const cudaError_t error = run_cell(host.run(), plan_cuda(problem));
+  host.take_norms();
   if (error != cudaSuccess) {
     std::fprintf(stderr, "%s\n", cudaGetErrorString(error));
     std::exit(1);

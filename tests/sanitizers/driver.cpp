@@ -341,7 +341,16 @@ class Trial {
     use_end(Places::kDhN, a_.dh_n), use_end(Places::kDcN, a_.dc_n);
     use_end(Places::kH0, a_.h0), use_end(Places::kC0, a_.c0);
     use_end(Places::kDh0, a_.dh0), use_end(Places::kDc0, a_.dc0);
+    if (given("clip")) r_.clip = 0.4;
+    if (given("norms")) note_norms();
     Oracle(r_, kind_.cell, a_).adjoint();
+  }
+
+  void note_norms() {
+    const Format format = arithmetic_.dtype == Dtype::f64 ? Format::f64 : Format::f32;
+    const Strides s{1, packed_ ? 0 : r_.B * r_.G, r_.G, r_.offsets};
+    a_.norms = array("norms", format, s, r_.positions());
+    r_.norms = {a_.norms->data(), s.group, s.step, s.row};
   }
 
   // Derivatives of the loss.

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <initializer_list>
+#include <numeric>
 #include <vector>
 
 #include "arrays.h"
@@ -21,6 +22,7 @@ struct LayerArrays {
   Array *activations = nullptr, *c = nullptr, *inner = nullptr;
   Array *dy = nullptr, *dc = nullptr, *dh_n = nullptr, *dc_n = nullptr;
   Array *dgates = nullptr, *dinner = nullptr, *dh = nullptr, *dh0 = nullptr, *dc0 = nullptr;
+  Array* norms = nullptr;
 };
 
 using Values = std::vector<double>;
@@ -93,6 +95,8 @@ class Oracle {
           return i > 0 ? read(all, {row.g, steps[i - 1], row.b}, H_) : read(initial, row, H_);
         };
         flow.dh = sum(flow.dh, read(a_.dy, at, P_));
+        expect(a_.norms, at, {norm(flow.dh)});
+        for (double& v : flow.dh) v = clipped(v);
         if (cell_ == Cell::lstm) {
           lstm_adjoint(at, before(a_.c, a_.c0), flow);
         } else if (cell_ == Cell::gru) {
@@ -123,6 +127,12 @@ class Oracle {
         visit(Place{g, 0, b}, steps);
       }
     }
+  }
+
+  double clipped(double v) const { return std::clamp(v, -r_.clip, r_.clip); }
+
+  static double norm(const Values& v) {
+    return std::sqrt(std::inner_product(v.begin(), v.end(), v.begin(), 0.));
   }
 
   // A unit's values in the order of its gates.
@@ -197,7 +207,7 @@ class Oracle {
     for (int64_t j = 0; j < H_; ++j) {
       const double i = saved[j], f = saved[H_ + j], g = saved[2 * H_ + j], o = saved[3 * H_ + j];
       const double tanh_c = std::tanh(c[j]);
-      const double dc = flow.dc[j] + from_c[j] + dm[j] * o * (1 - tanh_c * tanh_c);
+      const double dc = clipped(flow.dc[j] + from_c[j] + dm[j] * o * (1 - tanh_c * tanh_c));
       set(d, j,
           {dc * g * i * (1 - i), dc * before[j] * f * (1 - f), dc * i * (1 - g * g),
            dm[j] * tanh_c * o * (1 - o)});
