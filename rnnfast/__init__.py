@@ -1,11 +1,19 @@
 """Drop-in recurrent layers for PyTorch, faster than torch.nn."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from . import functional, reference
 from ._library import CudaLimits, build_info, forced_plan, plan
 from ._version import __version__
 from .convert import convert, revert
 from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from .quantized import quantize_weights
+
+if TYPE_CHECKING:
+    from . import initialization, lab, models
 
 __all__ = [
     "GRU",
@@ -20,8 +28,18 @@ __all__ = [
     "convert",
     "forced_plan",
     "functional",
+    "initialization",
+    "lab",
+    "models",
     "plan",
     "quantize_weights",
     "reference",
     "revert",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What stands on the layers is imported when it is asked for."""
+    if name in ("initialization", "lab", "models"):
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,71 +1,24 @@
-"""A character-level language model, trained side by side with a layer of torch.nn's and with rnnfast's.
-
-The model: characters are embedded, go through a stack of recurrent layers, and each state predicts the next
-character (Elman 1990; Graves, "Generating sequences with recurrent neural networks", arXiv:1308.0850).
-"""
+"""A character-level language model, trained side by side with a layer of torch.nn's and with rnnfast's."""
 
 from __future__ import annotations
 
 import argparse
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import rnnfast
+from .._program import UserError, needs
+from ..models import CELLS, LanguageModel
 
-CELLS = ("rnn", "lstm", "gru")
 BATCH, LENGTH = 64, 50
 TEMPERATURE = 0.8
 # How far the two loss curves may be apart before the demo calls them different.
 AGREEMENT = 1e-3
-# Of a stack of layers: h, of an LSTM (h, c).
-State: TypeAlias = Tensor | tuple[Tensor, Tensor]
-
-
-class UserError(Exception):
-    """A mistake of the user's, told in one line."""
-
-
-class CharRNN(nn.Module):
-    """Predicts each next character.
-
-    Args:
-        vocabulary: how many characters there are.
-        layer: a recurrent layer's class, such as :class:`torch.nn.RNN` or :class:`rnnfast.LSTM`.
-
-    Shapes:
-        * characters: (B, T) int64.
-        * result: logits (B, T, vocabulary) and the state to go on from, (2, B, 128), of an LSTM two of them.
-    """
-
-    def __init__(self, vocabulary: int, layer: Callable[..., nn.Module]) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(vocabulary, 64)
-        self.rnn = layer(64, 128, num_layers=2, batch_first=True, dropout=0.2)
-        self.readout = nn.Linear(128, vocabulary)
-
-    def forward(self, characters: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Logits for the character after each one given, and the last state."""
-        output, state = self.rnn(self.embedding(characters), state)
-        return self.readout(output), state
-
-    @torch.no_grad()
-    def generate(self, start: Tensor, length: int, temperature: float) -> Tensor:
-        """Draws `length` characters after `start`, (1, T), one step at a time; returns (length,)."""
-        self.eval()
-        drawn = []
-        logits, state = self(start)
-        for _ in range(length):
-            probabilities = torch.softmax(logits[0, -1] / temperature, 0)
-            drawn.append(torch.multinomial(probabilities, 1))
-            logits, state = self(drawn[-1].unsqueeze(0), state)
-        return torch.cat(drawn)
 
 
 class Text(NamedTuple):
@@ -86,23 +39,23 @@ class Text(NamedTuple):
         windows = self.characters[starts + torch.arange(LENGTH + 1)]
         return windows[:, :-1], windows[:, 1:]
 
-    def decode(self, indices: Tensor) -> str:
-        return "".join(self.alphabet[i] for i in indices.tolist())
+    def decode(self, indices: list[int]) -> str:
+        return "".join(self.alphabet[i] for i in indices)
 
 
 class Run(NamedTuple):
     """One model in training, with its losses (nats per character) and the seconds that each step took."""
 
     name: str
-    model: CharRNN
+    model: LanguageModel
     optimizer: torch.optim.Optimizer
     losses: list[float]
     seconds: list[float]
 
     @classmethod
-    def start(cls, name: str, layer: Callable[..., nn.Module], vocabulary: int, seed: int) -> Run:
+    def start(cls, name: str, cell: str, layers: str, vocabulary: int, seed: int) -> Run:
         torch.manual_seed(seed)
-        model = CharRNN(vocabulary, layer)
+        model = LanguageModel(vocabulary, 64, 128, cell=cell, num_layers=2, dropout=0.2, layers=layers)
         return cls(name, model, torch.optim.Adam(model.parameters(), lr=0.003), [], [])
 
     def step(self, inputs: Tensor, targets: Tensor, seed: int) -> None:
@@ -187,17 +140,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Trains both models in turn, compares and draws. Returns the exit status: 0 if the curves agree."""
-    try:
-        from matplotlib.backend_bases import FigureCanvasBase
-        from tqdm import tqdm
-    except ImportError as error:
-        raise UserError(f"needs {error.name}: pip install 'rnnfast[demo]'") from None
+    canvas, tqdm = needs("matplotlib.backend_bases", "demo").FigureCanvasBase, needs("tqdm", "demo").tqdm
     if options.cell not in CELLS:
         raise UserError(f"--cell: got {options.cell}, expected one of {', '.join(CELLS)}")
     for name, least in (("steps", 1), ("sample", 0)):
         if getattr(options, name) < least:
             raise UserError(f"--{name}: got {getattr(options, name)}, expected at least {least}")
-    formats = FigureCanvasBase.get_supported_filetypes()
+    formats = canvas.get_supported_filetypes()
     if options.output.suffix.removeprefix(".").lower() not in formats:
         raise UserError(f"--output: got {options.output}, expected a name that ends in .png, .pdf or .svg")
     if not options.output.absolute().parent.is_dir():
@@ -208,8 +157,10 @@ def main(options: argparse.Namespace) -> int:
     )
 
     kind = options.cell.upper()
-    layers = {f"torch.nn.{kind}": getattr(nn, kind), f"rnnfast.{kind}": getattr(rnnfast, kind)}
-    runs = [Run.start(name, layer, len(text.alphabet), options.seed) for name, layer in layers.items()]
+    layers = {f"torch.nn.{kind}": "torch", f"rnnfast.{kind}": "rnnfast"}
+    runs = [
+        Run.start(name, options.cell, whose, len(text.alphabet), options.seed) for name, whose in layers.items()
+    ]
     generator = torch.Generator().manual_seed(options.seed)
     try:
         # In turn, so that whatever else the machine does meets both.
@@ -238,7 +189,7 @@ def main(options: argparse.Namespace) -> int:
 
     if options.sample:
         torch.manual_seed(options.seed)
-        drawn = fast.model.generate(text.characters[None, :LENGTH], options.sample, TEMPERATURE)
+        (drawn,) = fast.model.generate(text.characters[None, :LENGTH], options.sample, temperature=TEMPERATURE)
         print(f"\nA sample at temperature {TEMPERATURE}:\n{text.decode(drawn)}\n")
     draw_curves(runs, options.output)
     print(f"curves: {options.output}")

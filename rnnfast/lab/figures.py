@@ -1,0 +1,56 @@
+"""What the laboratory's figures have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .._program import needs
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# The same in every figure.
+COLORS = {
+    "feedforward": "0.6",
+    "rnn": "C0",
+    "lstm": "C1",
+    "gru": "C2",
+    "rnn-orthogonal": "C9",
+    "irnn": "C8",
+    "lstm-forget-1": "C6",
+    "lstm-chrono": "C3",
+    "gru-chrono": "C4",
+    "rnn-skip": "C5",
+    "rnn-attention": "C7",
+}
+WIDTH, HEIGHT = 8.0, 4.5  # inches: 800 pixels wide at 100 to the inch
+
+
+def panels(
+    rows: int = 1, columns: int = 1, *, height: float = HEIGHT, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """An empty figure and its panels, row by row.
+
+    Raises:
+        UserError: where there is no matplotlib.
+    """
+    figure = needs("matplotlib.figure", "lab").Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **options)
+    for each in axes.flat:
+        each.grid(True, alpha=0.3)
+    return figure, list(axes.flat)
+
+
+def band(axes: Axes, x: Sequence[float], seeds: Sequence[Sequence[float]], label: str, **style: Any) -> None:
+    """The median over seeds as a line, from the least to the greatest as a shade."""
+    numpy = needs("numpy", "lab")
+    values = numpy.array(seeds, dtype=float)
+    style = {"color": COLORS.get(label), **style}
+    (line,) = axes.plot(x, numpy.median(values, axis=0), label=label, **style)
+    if len(seeds) > 1:
+        axes.fill_between(x, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, linewidth=0)
+
+
+__all__ = ["COLORS", "HEIGHT", "WIDTH", "band", "panels"]

@@ -1,0 +1,222 @@
+"""Exercise 4: dates as people write them, converted to ISO 8601."""
+
+from __future__ import annotations
+
+import datetime
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..._program import Result, needs, setting
+from ...models import CELLS, Seq2Seq
+from ..recipe import Recipe
+from ..training import Schedule, Task
+from ..vocabulary import padded
+from .calendar import END, EXAMPLE, START, STYLES, Calendar, split
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ISO_LENGTH = len("2023-01-15")
+Form = tuple[str, str]  # locale and style
+
+
+class DatesTask(Task):
+    """Random days in random forms.
+
+    Args:
+        calendar: writes them; days: to train on; held_out: to evaluate on.
+    """
+
+    def __init__(
+        self,
+        calendar: Calendar,
+        model: Seq2Seq,
+        days: list[datetime.date],
+        held_out: list[datetime.date],
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        super().__init__(model)
+        self.calendar, self.days, self.held_out = calendar, days, held_out
+        self.batch_size, self.seed = batch_size, seed
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Sources, their lengths, and targets with start and end token."""
+        draw = random.Random(f"{self.seed} {step}")
+        days = draw.choices(self.days, k=self.batch_size)
+        sources = []
+        for day in days:
+            locale, style = draw.choice(list(self.calendar.locales)), draw.choice(STYLES)
+            sources.append(self.calendar.encode(self.calendar.write(day, locale, style), locale))
+        targets = torch.tensor([self.calendar.encode_iso(day) for day in days])
+        return *padded(sources), targets
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, int]:
+        """Cross-entropy of the target's characters and its end."""
+        source, lengths, target = batch
+        logits = model(source, target[:, :-1], lengths)
+        wanted = target[:, 1:].flatten()
+        return F.cross_entropy(logits.flatten(0, 1), wanted, reduction="sum"), wanted.numel()
+
+    def evaluate(self) -> dict[str, float]:
+        """Exact matches on some held-out days, over all forms."""
+        days = self.held_out[:50]
+        found = [self.matches(form, days) for form in self.forms()]
+        return {"exact": sum(found) / len(found)}
+
+    def forms(self) -> list[Form]:
+        """All locales in all styles."""
+        return [(locale, style) for locale in self.calendar.locales for style in STYLES]
+
+    def matches(self, form: Form, days: list[datetime.date]) -> float:
+        """The share of days that are converted without an error."""
+        answers = self.convert([self.calendar.write(day, *form) for day in days], form[0])
+        return sum(a == day.isoformat() for a, day in zip(answers, days, strict=True)) / len(days)
+
+    def convert(self, texts: list[str], locale: str) -> list[str]:
+        """What the model makes of written dates."""
+        target, answers = self.calendar.target, []
+        place = next(self.model.parameters()).device
+        for begin in range(0, len(texts), 500):
+            source, lengths = padded([self.calendar.encode(t, locale) for t in texts[begin : begin + 500]])
+            model: Any = self.model
+            written = model.decode(
+                source.to(place), lengths, start=target[START], end=target[END], max_length=ISO_LENGTH + 1
+            )
+            answers += [self.calendar.decode_iso(numbers) for numbers in written]
+        return answers
+
+
+@dataclass(frozen=True)
+class Dates(Recipe):
+    """Learns to convert dates such as January 15, 2023 to 2023-01-15, from several languages.
+
+    Days are those of 1969 to 2068; one in ten is held out, in all forms.
+    """
+
+    section = "Exercise 4: Sequence-to-Sequence"
+    examples = ("--locales en_US ja_JP", "--attention bahdanau", "--cell lstm --attention none --steps 3000")
+
+    cell: str = setting("gru", "of encoder and decoder", choices=CELLS)
+    attention: str = setting("luong", "of the decoder to the encoder", choices=("none", "bahdanau", "luong"))
+    locales: tuple[str, ...] = setting(
+        ("en_US", "en_GB", "de_DE", "fr_FR", "es_ES", "it_IT", "nl_NL", "pt_BR", "pl_PL", "ru_RU"),
+        "languages and countries",
+        metavar="LOCALE",
+    )
+    hidden_size: int = setting(128, "units", least=1)
+    embedding_size: int = setting(32, "features of a character", least=1)
+    steps: int = setting(1200, "of training", least=1)
+    batch_size: int = setting(64, "dates of a step", least=1)
+    rate: float = setting(4e-3, "highest learning rate", least=0)
+
+    def run(self) -> Result:
+        """Trains a model and converts held-out days with it."""
+        calendar = Calendar(self.locales)
+        days, held_out = split(self.seed)
+        task = DatesTask(calendar, self.model(calendar), days, held_out, self.batch_size, self.seed)
+        schedule = Schedule(self.steps, self.rate, weight_decay=0.0, evaluate_every=max(1, self.steps // 8))
+        trained = self.trainer().train(task, schedule, "dates")
+        vocabulary = {"source": calendar.source.tokens, "target": calendar.target.tokens}
+        self.save_model("dates", [task.model], vocabulary=vocabulary)
+        matches = {form: task.matches(form, held_out[:1000]) for form in task.forms()}
+        lines = [
+            f"exact matches on {min(1000, len(held_out))} held-out days",
+            *table(matches),
+            "",
+            *examples(task),
+        ]
+        data = {
+            "settings": self.settings(),
+            "exact": {locale: {s: matches[locale, s] for s in STYLES} for locale in calendar.locales},
+            "mean": sum(matches.values()) / len(matches),
+            "curve": trained.metrics,
+        }
+        figures = {"exact": lambda: draw_matches(matches)}
+        if self.attention != "none":
+            figures["attention"] = lambda: draw_attention(task)
+        return Result("\n".join(lines), data, figures)
+
+    def model(self, calendar: Calendar) -> Seq2Seq:
+        """An untrained one."""
+        torch.manual_seed(self.seed)
+        return Seq2Seq(
+            len(calendar.source),
+            len(calendar.target),
+            self.embedding_size,
+            self.hidden_size,
+            cell=self.cell,
+            bidirectional=True,
+            attention=None if self.attention == "none" else self.attention,
+            layers=self.layers,
+        )
+
+
+def table(matches: dict[Form, float]) -> list[str]:
+    """A row for each locale, a column for each style."""
+    lines = [f"{'':8}" + "".join(f"{style:>9}" for style in STYLES)]
+    for locale in dict.fromkeys(locale for locale, _ in matches):
+        lines.append(f"{locale:8}" + "".join(f"{matches[locale, style]:9.1%}" for style in STYLES))
+    return lines
+
+
+def examples(task: DatesTask) -> list[str]:
+    """The text's own, and one of each locale."""
+    lines = []
+    for n, locale in enumerate(task.calendar.locales):
+        day, style = (EXAMPLE, "long") if n == 0 else (task.held_out[n], STYLES[n % len(STYLES)])
+        text = task.calendar.write(day, locale, style)
+        (answer,) = task.convert([text], locale)
+        lines.append(f"  {locale:6} {text:34} {answer}" + ("" if answer == day.isoformat() else f"   ({day})"))
+    return lines
+
+
+def draw_matches(matches: dict[Form, float]) -> Figure:
+    """Exact matches, a cell for each locale and style."""
+    figure_kind: Any = needs("matplotlib.figure", "lab").Figure
+    locales = list(dict.fromkeys(locale for locale, _ in matches))
+    figure = figure_kind(figsize=(8, 1.5 + 0.4 * len(locales)), layout="constrained")
+    axes = figure.subplots()
+    values = [[100 * matches[locale, style] for style in STYLES] for locale in locales]
+    image = axes.imshow(values, vmin=0, vmax=100, cmap="viridis", aspect="auto")
+    axes.set_xticks(range(len(STYLES)), STYLES)
+    axes.set_yticks(range(len(locales)), locales)
+    axes.set(xlabel="style", ylabel="locale", title="Dates converted without an error, held-out days")
+    for row, shares in enumerate(values):
+        for column, share in enumerate(shares):
+            color = "black" if share > 60 else "white"
+            axes.text(column, row, f"{share:.1f}", ha="center", va="center", color=color)
+    figure.colorbar(image, label="exact matches, %")
+    return figure
+
+
+def draw_attention(task: DatesTask) -> Figure:
+    """Where the decoder looks when it writes each character of an example."""
+    figure_kind: Any = needs("matplotlib.figure", "lab").Figure
+    calendar, model = task.calendar, task.model
+    locale = next(iter(calendar.locales))
+    text = calendar.write(EXAMPLE, locale, "full")
+    place = next(model.parameters()).device
+    source = torch.tensor([calendar.encode(text, locale)], device=place)
+    (answer,) = task.convert([text], locale)
+    target = torch.tensor([calendar.target.encode([START, *answer])], device=place)
+    seq2seq: Any = model
+    weights = seq2seq.weights(source, target)[0].cpu()
+    figure = figure_kind(figsize=(9, 4), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(weights, vmin=0, vmax=1, cmap="magma", aspect="auto")
+    axes.set_xticks(range(1 + len(text)), [f"<{locale}>", *text])
+    axes.tick_params(axis="x", length=0)
+    axes.get_xticklabels()[0].set_rotation(90)
+    axes.set_yticks(range(1 + len(answer)), [*answer, "end"])
+    axes.set(xlabel="source character", ylabel="character written", title=f"{text} to {answer}")
+    figure.colorbar(image, label="attention")
+    return figure
+
+
+__all__ = ["Dates", "DatesTask", "draw_attention", "draw_matches"]
