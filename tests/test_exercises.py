@@ -105,7 +105,9 @@ def test_names_learns_what_ends_tell(tiny_names, tmp_path):
         data=tiny_names,
         output=tmp_path / "out",
         models=2,
-        epochs=6,
+        epochs=12,
+        rate=0.02,
+        dropout=0.1,
         hidden_size=12,
         embedding_size=12,
         batch_size=16,
@@ -199,6 +201,7 @@ def test_confusion_counts():
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+@torch.no_grad()
 def test_name_model_is_what_its_formula_says(cell):
     options = dict(embedding_size=5, hidden_size=4, cell=cell, dropout=0.0)
     model = NameModel(9, 3, layers="rnnfast", **options).double()
@@ -413,10 +416,11 @@ def test_hidden_states_are_taken_and_drawn(tiny_sentences, tmp_path):
     program = HiddenStates(
         data=tiny_sentences,
         output=tmp_path / "out",
-        epochs=6,
+        epochs=30,
         hidden_size=8,
         embedding_size=8,
         rate=0.03,
+        hide=0.05,
         sentences=25,
     )
     result = program.run()

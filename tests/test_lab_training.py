@@ -153,7 +153,7 @@ def candidates():
 
 def test_comparisons_do_not_depend_on_how_many_run_side_by_side():
     threads, counted = torch.get_num_threads(), []
-    options = dict(seeds=[4, 5, 6], steps=15, done=lambda: counted.append(threading.current_thread()))
+    options = dict(seeds=[4, 5, 6], steps=15, rate=0.02, done=lambda: counted.append(threading.current_thread()))
     one = lab.compare(lab.CopyFirst(3), candidates(), workers=1, **options)
     four = lab.compare(lab.CopyFirst(3), candidates(), workers=4, **options)
     assert one == four

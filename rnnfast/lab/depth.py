@@ -148,7 +148,7 @@ def _depth_claims(found: Comparison, names: dict[int, str]) -> list[Claim]:
             told.append(f"{depth} layers are worse")
         else:
             told.append(f"{depth} layers make no difference beyond the seeds'")
-    measured = f"beside {least} of as many parameters, {', '.join(told)}"
+    measured = f"beside {least} layer{'s' * (least > 1)} of as many parameters, {', '.join(told)}"
     return [
         Claim(
             "stacking layers gives better, hierarchical representations", len(better) == len(names) - 1, measured

@@ -70,6 +70,7 @@ def facts() -> dict[str, Any]:
     """Of the build and of this process."""
     built = _library.build_info()
     isa = built.pop("isa_in_use")
+    built.pop("version", None)
     return {
         "rnnfast": __version__,
         "torch": torch.__version__,

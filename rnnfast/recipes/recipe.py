@@ -35,10 +35,10 @@ class Recipe(Program):
     restart: bool = setting(False, "begin anew where an unfinished run lies in the folder")
     save_every: float = setting(20.0, "seconds between checkpoints", least=0)
 
-    def trainer(self) -> Trainer:
-        """For this program's models."""
+    def trainer(self, seed: int | None = None) -> Trainer:
+        """For this program's models, with its seed if no other is given."""
         return Trainer(
-            seed=self.seed,
+            seed=self.seed if seed is None else seed,
             device=self.device,
             precision=self.precision,
             folder=self.output,

@@ -212,7 +212,7 @@ class _Run:
             if stop or late or self.done.step == steps:
                 self.save()
                 saved = time.monotonic()
-            if stop and self.done.step < steps:
+            if stop:
                 self.tell_of_interrupt()
                 raise KeyboardInterrupt
 

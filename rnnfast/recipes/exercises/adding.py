@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ... import initialization
-from ..._program import Result, needs, setting
+from ..._program import Result, setting
 from ...lab import tasks
+from ...lab.figures import panels
+from ...lab.report import table
 from ...models import CELLS, ReadoutRNN
 from ..recipe import Recipe
 from ..training import Progress, Schedule, Task, generator
@@ -81,8 +83,6 @@ class Adding(Recipe):
         """Trains a model for each length."""
         trainer, models, rows, curves = self.trainer(), [], [], {}
         schedule = Schedule(self.steps, self.rate, weight_decay=0.0, evaluate_every=max(1, self.steps // 10))
-        lines = [f"{self.cell}, {self.hidden_size} units: error on {tasks.HELD_OUT} held-out sequences"]
-        lines.append(f"{'length':>8}{'MSE':>10}{'baseline':>10}{'right':>8}   (within {RIGHT})")
         for length in self.lengths:
             task = AddingTask(tasks.Adding(length), self.model(length), self.batch_size, self.seed)
             trained = trainer.train(task, schedule, f"length-{length}")
@@ -90,10 +90,11 @@ class Adding(Recipe):
             models.append(task.model)
             curves[length] = trained
             rows.append({"length": length, **found, "baseline": task.problem.baseline, "curve": trained.metrics})
-            shown = f"{found['mse']:10.5f}{task.problem.baseline:10.3f}{found['right']:8.1%}"
-            lines.append(f"{length:8}{shown}")
         self.save_model("adding", models, lengths=list(self.lengths))
-        lines += ["", *examples(task)]
+        heading = f"{self.cell}, {self.hidden_size} units, on {tasks.HELD_OUT} held-out sequences:"
+        shown = [[str(r["length"]), f"{r['mse']:.5f}", f"{r['baseline']:.3f}", f"{r['right']:.1%}"] for r in rows]
+        columns = ["length", "MSE", "baseline", f"within {RIGHT}"]
+        lines = [heading, "", table(columns, shown), "", *examples(task)]
         data = {"settings": self.settings(), "lengths": rows}
         return Result("\n".join(lines), data, {"adding": lambda: draw(self.cell, curves)})
 
@@ -121,16 +122,13 @@ def examples(task: AddingTask) -> list[str]:
 
 def draw(cell: str, curves: dict[int, Progress]) -> Figure:
     """Error by training step, a curve for each length, and the baseline."""
-    figure_kind: Any = needs("matplotlib.figure", "lab").Figure
-    figure = figure_kind(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = panels()
     for length, trained in curves.items():
         steps = [found["step"] for found in trained.metrics]
         axes.semilogy(steps, [found["mse"] for found in trained.metrics], marker=".", label=f"length {length}")
     axes.axhline(1 / 6, color="0.4", linestyle="--", label="always answering 1")
     axes.set(xlabel="training step", ylabel="mean squared error, held out", title=f"Adding problem, {cell}")
     axes.legend()
-    axes.grid(alpha=0.3)
     return figure
 
 

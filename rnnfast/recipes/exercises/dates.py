@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..._program import Result, needs, setting
+from ..._program import Result, setting
+from ...lab.figures import panels
+from ...lab.report import table
 from ...models import CELLS, Seq2Seq
 from ..recipe import Recipe
 from ..training import Schedule, Task
@@ -125,12 +127,9 @@ class Dates(Recipe):
         vocabulary = {"source": calendar.source.tokens, "target": calendar.target.tokens}
         self.save_model("dates", [task.model], vocabulary=vocabulary)
         matches = {form: task.matches(form, held_out[:1000]) for form in task.forms()}
-        lines = [
-            f"exact matches on {min(1000, len(held_out))} held-out days",
-            *table(matches),
-            "",
-            *examples(task),
-        ]
+        rows = [[locale, *(f"{matches[locale, s]:.1%}" for s in STYLES)] for locale in calendar.locales]
+        heading = f"exact matches on {min(1000, len(held_out))} held-out days:"
+        lines = [heading, "", table(["", *STYLES], rows), "", *examples(task)]
         data = {
             "settings": self.settings(),
             "exact": {locale: {s: matches[locale, s] for s in STYLES} for locale in calendar.locales},
@@ -157,14 +156,6 @@ class Dates(Recipe):
         )
 
 
-def table(matches: dict[Form, float]) -> list[str]:
-    """A row for each locale, a column for each style."""
-    lines = [f"{'':8}" + "".join(f"{style:>9}" for style in STYLES)]
-    for locale in dict.fromkeys(locale for locale, _ in matches):
-        lines.append(f"{locale:8}" + "".join(f"{matches[locale, style]:9.1%}" for style in STYLES))
-    return lines
-
-
 def examples(task: DatesTask) -> list[str]:
     """The text's own, and one of each locale."""
     lines = []
@@ -178,10 +169,9 @@ def examples(task: DatesTask) -> list[str]:
 
 def draw_matches(matches: dict[Form, float]) -> Figure:
     """Exact matches, a cell for each locale and style."""
-    figure_kind: Any = needs("matplotlib.figure", "lab").Figure
     locales = list(dict.fromkeys(locale for locale, _ in matches))
-    figure = figure_kind(figsize=(8, 1.5 + 0.4 * len(locales)), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = panels(height=1.5 + 0.4 * len(locales))
+    axes.grid(False)
     values = [[100 * matches[locale, style] for style in STYLES] for locale in locales]
     image = axes.imshow(values, vmin=0, vmax=100, cmap="viridis", aspect="auto")
     axes.set_xticks(range(len(STYLES)), STYLES)
@@ -197,7 +187,6 @@ def draw_matches(matches: dict[Form, float]) -> Figure:
 
 def draw_attention(task: DatesTask) -> Figure:
     """Where the decoder looks when it writes each character of an example."""
-    figure_kind: Any = needs("matplotlib.figure", "lab").Figure
     calendar, model = task.calendar, task.model
     locale = next(iter(calendar.locales))
     text = calendar.write(EXAMPLE, locale, "full")
@@ -206,9 +195,9 @@ def draw_attention(task: DatesTask) -> Figure:
     (answer,) = task.convert([text], locale)
     target = torch.tensor([calendar.target.encode([START, *answer])], device=place)
     seq2seq: Any = model
-    weights = seq2seq.weights(source, target)[0].cpu()
-    figure = figure_kind(figsize=(9, 4), layout="constrained")
-    axes = figure.subplots()
+    weights = seq2seq.weights(source, target)[0].cpu().numpy()
+    figure, (axes,) = panels()
+    axes.grid(False)
     image = axes.imshow(weights, vmin=0, vmax=1, cmap="magma", aspect="auto")
     axes.set_xticks(range(1 + len(text)), [f"<{locale}>", *text])
     axes.tick_params(axis="x", length=0)

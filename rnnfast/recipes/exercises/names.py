@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ..._program import Result, setting
 from ...lab.figures import panels
+from ...lab.report import table
 from ...models import CELLS
 from .. import data
 from ..classification import predict, scores
@@ -71,9 +72,10 @@ class NameClassification(Recipe):
         compared = {name: scores(held_out.classes, row) for name, row in rows.items()}
         best = ceiling(names.held_out)
         count = f"{len({name for name, _ in names.held_out}):,} held-out names, {len(held_out):,} rows"
-        lines = [f"{count}, {len(names.languages)} languages", f"{'':32}{'accuracy':>10}{'macro-F1':>10}"]
-        lines += [f"{name:32}{row['accuracy']:10.1%}{row['macro-F1']:10.3f}" for name, row in compared.items()]
-        lines += [f"{'ceiling: names of several':32}{best:10.1%}", "", *examples(names, probabilities)]
+        shown = [[name, f"{row['accuracy']:.1%}", f"{row['macro-F1']:.3f}"] for name, row in compared.items()]
+        shown.append(["at best: names of several languages", f"{best:.1%}", ""])
+        lines = [f"{count}, {len(names.languages)} languages:", "", table(["", "accuracy", "macro-F1"], shown)]
+        lines += ["", *examples(names, probabilities)]
         confusion = counts(held_out.classes, answers, len(names.languages))
         numbers = {
             "settings": self.settings(),
@@ -105,7 +107,7 @@ class NameClassification(Recipe):
         )
         per_epoch = task.order.steps_per_epoch
         schedule = Schedule(self.epochs * per_epoch, self.rate, warm_up=0.15, evaluate_every=2 * per_epoch)
-        self.trainer().train(task, schedule, f"names-{number + 1}")
+        self.trainer(seed).train(task, schedule, f"names-{number + 1}")
         return task.model
 
 
@@ -136,12 +138,12 @@ def examples(names: Names, probabilities: Tensor, count: int = 12) -> list[str]:
 
 def draw(languages: list[str], confusion: Tensor) -> Figure:
     """The confusion matrix, each row as shares of its language."""
-    shares: Any = 100 * confusion / confusion.sum(1, keepdim=True).clamp(min=1)
+    shares = 100 * confusion / confusion.sum(1, keepdim=True).clamp(min=1)
     figure, (axes,) = panels(height=7.2)
     axes.grid(False)
-    image = axes.imshow(shares, vmin=0, vmax=100, cmap="Blues")
+    image = axes.imshow(shares.numpy(), vmin=0, vmax=100, cmap="Blues")
     for row, column in (shares >= 5).nonzero().tolist():
-        share = shares[row, column]
+        share = float(shares[row, column])
         axes.text(
             column, row, f"{share:.0f}", ha="center", va="center", size=8, color="white" if share > 55 else "black"
         )
