@@ -186,7 +186,7 @@ def test_an_interrupted_program(toy, capsys):
 
 def test_ctrl_c_in_a_terminal_and_the_same_command_again(tmp_path):
     pytest.importorskip("accelerate", reason="training needs accelerate")
-    arguments = shlex.split("exercise adding --lengths 4 --hidden-size 4 --steps 600 --batch-size 2")
+    arguments = shlex.split("exercise adding --lengths 3 --hidden-size 2 --steps 300 --batch-size 2")
     command = [sys.executable, "-m", "rnnfast", *arguments, "--output", str(tmp_path)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     running = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
@@ -197,10 +197,10 @@ def test_ctrl_c_in_a_terminal_and_the_same_command_again(tmp_path):
     assert out == ""
     assert "the same command goes on from" in err
     assert "Traceback" not in err
-    assert told[0].startswith("length-4: step 60 of 600")
+    assert told[0].startswith("length-3: step 30 of 300")
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "length-4: goes on after step " in done.stderr
+    assert "length-3: goes on after step " in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adding.png", "model.pt", "results.json"]
 
 

@@ -42,12 +42,26 @@ print(rnnfast.plan("elman_tanh", 5, 2, 4).schedule, rnnfast.build_info())
 """
 
 
-@pytest.mark.parametrize(("capability", "isa"), [("default", "baseline"), ("avx2", "avx2"), ("avx512", "avx512")])
+ISAS = [("default", "baseline"), ("avx2", "avx2"), ("avx512", "avx512")]
+
+
+@pytest.mark.parametrize(("capability", "isa"), ISAS)
 def test_each_instruction_set(capability, isa):
     """The operator tests once more on each library, fresh memory from malloc filled with garbage.
 
     On the one in use, which all other tests run on, a few.
     """
+    in_use = rnnfast.build_info()["isa_in_use"] == isa
+    run_operator_tests(capability, isa, "options" if in_use else "not every_schedule")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("capability", "isa"), ISAS)
+def test_every_schedule_of_each_instruction_set(capability, isa):
+    run_operator_tests(capability, isa, "every_schedule")
+
+
+def run_operator_tests(capability, isa, which):
     environment = dict(ATEN_CPU_CAPABILITY=capability, MALLOC_PERTURB_="173")
     offered = python("import torch; print(torch.backends.cpu.get_cpu_capability())", **environment).stdout.strip()
     if offered != capability.upper():
@@ -55,19 +69,9 @@ def test_each_instruction_set(capability, isa):
     if not (PACKAGE / f"_cpu_{isa}.so").exists():
         pytest.skip(f"no _cpu_{isa}.so in {PACKAGE}: not built for this machine's architecture")
     assert f"'isa_in_use': '{isa}'" in python(RUN_A_LAYER, **environment).stdout
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        str(TESTS / "test_recurrence.py"),
-        str(TESTS / "test_math.py"),
-        str(TESTS / "test_quantized.py"),
-        "-k",
-        "options and not any_shape" if rnnfast.build_info()["isa_in_use"] == isa else "not any_shape",
-    ]
+    files = [str(TESTS / name) for name in ("test_recurrence.py", "test_math.py", "test_quantized.py")]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k"]
+    command.append(f"({which}) and not any_shape")
     result = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
 

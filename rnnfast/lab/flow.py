@@ -165,15 +165,19 @@ def jacobian_flow(layer: nn.Module, x: Tensor, *, source: int = 0) -> GradientFl
 @contextlib.contextmanager
 def _no_fused_layers() -> Iterator[None]:
     """Has torch.nn's layers run without oneDNN and cuDNN, which have no forward mode for them."""
-    libraries: list[Any] = [torch.backends.mkldnn, torch.backends.cudnn]
-    before = [library.enabled for library in libraries]
+    # Neither torch.backends.mkldnn.enabled, which code may freeze (torch's tests do), nor its flags(), which set
+    # TF32, too, with a warning.
+    switches: Any = {
+        torch._C._set_mkldnn_enabled: torch._C._get_mkldnn_enabled(),
+        torch._C._set_cudnn_enabled: torch._C._get_cudnn_enabled(),
+    }
     try:
-        for library in libraries:
-            library.enabled = False
+        for switch in switches:
+            switch(False)
         yield
     finally:
-        for library, enabled in zip(libraries, before, strict=True):
-            library.enabled = enabled
+        for switch, before in switches.items():
+            switch(before)
 
 
 def _time_axis(layer: nn.Module) -> int:
