@@ -20,7 +20,7 @@ from rnnfast.recipes.exercises import EXERCISES, calendar, dates, names
 from rnnfast.recipes.exercises.adding import Adding, AddingTask
 from rnnfast.recipes.exercises.hidden_states import HiddenStates, accuracy_after, take_states
 from rnnfast.recipes.exercises.name_lists import Names, ceiling, labelled, majority, ngrams
-from rnnfast.recipes.exercises.name_model import NameModel, NgramEmbedding
+from rnnfast.recipes.exercises.name_model import NameModel, Ngrams
 from rnnfast.recipes.exercises.names import NameClassification
 from rnnfast.recipes.exercises.sentences import Sentences
 from rnnfast.recipes.recipe import load_model
@@ -206,6 +206,7 @@ def test_name_model_is_what_its_formula_says(cell):
     options = dict(embedding_size=5, hidden_size=4, cell=cell, dropout=0.0)
     model = NameModel(9, 3, layers="rnnfast", **options).double()
     plain = NameModel(9, 3, layers="torch", **options).double()
+    nn.init.normal_(model.ngrams.vectors.weight)
     plain.load_state_dict(model.state_dict())
     rows = [[2, 3, 4, 2], [2, 7, 2], [2, 5, 5, 6, 8, 2]]
     tokens, lengths = padded(rows)
@@ -214,8 +215,8 @@ def test_name_model_is_what_its_formula_says(cell):
     for row, found in zip(rows, logits, strict=True):
         x = plain.embedding(torch.tensor([row]))
         states = plain.rnn(x)[0]
-        z = torch.cat([states, x], 2)[0]
-        expected = plain.readout(torch.cat([z.amax(0), z.mean(0)]))
+        spoken = plain.ngrams.vectors(plain.ngrams.rows(torch.tensor([row])))[0].sum((0, 1)) / len(row) ** 0.5
+        expected = plain.readout(states[0].amax(0)) + spoken
         torch.testing.assert_close(found, expected)
         after, before = states[0].split(4, 1)
         for t in range(len(row) - 1):
@@ -230,13 +231,18 @@ def test_name_model_is_what_its_formula_says(cell):
     torch.testing.assert_close(model(tokens, lengths), logits)
 
 
-def test_ngrams_are_pairs_and_triples():
-    embedding = NgramEmbedding(40, 3, buckets=1009)
-    one, other = embedding(torch.tensor([[5, 6, 7, 8]])), embedding(torch.tensor([[9, 6, 7, 8]]))
-    same = (one == other).all(2)[0].tolist()
-    assert same == [False, False, True, True]
-    last = embedding(torch.tensor([[5, 6, 7, 9]]))
-    assert (one == last).all(2)[0].tolist() == [True, True, False, False]
+def test_ngrams_are_told_apart():
+    ngrams = Ngrams(3)
+    one, other = ngrams.rows(torch.tensor([[5, 6, 7, 8, 9]]))[0], ngrams.rows(torch.tensor([[4, 6, 7, 8, 9]]))[0]
+    # An n-gram that ends at a token differs if it is long enough to reach the first character.
+    assert (one == other).tolist() == [[t - k > 0 for k in range(4)] for t in range(5)]
+    letters = torch.randint(0, 60, (500, 8))
+    rows, known = ngrams.rows(letters), {}
+    for text, found in zip(letters.tolist(), rows.tolist(), strict=True):
+        for t in range(8):
+            for k in range(4):
+                known[tuple(([0] * 3 + text)[t + 3 - k : t + 4]), k] = found[t][k]
+    assert len(set(known.values())) > 0.85 * len(known)  # few meet in a row by chance
 
 
 @real_data

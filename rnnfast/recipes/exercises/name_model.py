@@ -9,60 +9,67 @@ from torch import Tensor, nn
 from ...models import recurrent_layer, run, valid
 from ..classification import ClassifierTask
 
-NEXT = 0.3  # the weight of next characters in the loss
+NEXT = 1.0  # the weight of next characters in the loss
+LONGEST = 4  # characters of an n-gram
 
 
-class NgramEmbedding(nn.Module):
-    """Embeds each character with the pair that it ends and the triple that it is the middle of.
+class Ngrams(nn.Module):
+    r"""What the n-grams of one to four characters speak for, by themselves: a linear model.
 
-    (Bojanowski et al., "Enriching word vectors with subword information", arXiv:1607.04606: n-grams are hashed, so
-    that none is unknown, and their vectors summed.)
+    .. math::
+        y = \frac{1}{\sqrt{n}} \sum_{t=1}^n \sum_{k=1}^4 u(x_{t-k+1}, \dots, x_t)
+
+    The vectors u are found by a hash, so that there are as many as `buckets`, whatever n-grams there are
+    (Bojanowski et al., "Enriching word vectors with subword information", arXiv:1607.04606).
 
     Args:
-        vocabulary: how many characters there are; embedding_size: features, E.
-        buckets: for pairs, and as many for triples.
+        classes: what they speak for, C; buckets: different vectors.
 
     Shapes:
-        * tokens: (B, T) int64, 0 where there is none; result: (B, T, E).
+        * tokens: (B, T) int64; present: (B, T) bool, which of them there are.
+        * result: logits (B, C).
     """
 
-    def __init__(self, vocabulary: int, embedding_size: int, buckets: int = 2**14) -> None:
+    def __init__(self, classes: int, buckets: int = 2**16) -> None:
         super().__init__()
-        self.buckets = buckets
-        self.single = nn.Embedding(vocabulary, embedding_size, padding_idx=0)
-        self.pair = nn.Embedding(buckets, embedding_size)
-        self.triple = nn.Embedding(buckets, embedding_size)
-        for rare in (self.pair, self.triple):  # they begin as small corrections
-            nn.init.normal_(rare.weight, std=0.1)
+        self.vectors = nn.Embedding(buckets, classes)
+        nn.init.zeros_(self.vectors.weight)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Features of each character."""
-        around = F.pad(tokens, (1, 1))
-        before, after = around[:, :-2], around[:, 2:]
-        pair = (before * 1009 + tokens * 9176) % self.buckets
-        triple = (before * 7919 + tokens * 104729 + after * 15485863) % self.buckets
-        return self.single(tokens) + self.pair(pair) + self.triple(triple)
+    def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
+        """Logits."""
+        each = self.vectors(self.rows(tokens)).sum(2).masked_fill(~present.unsqueeze(2), 0)
+        return each.sum(1) / present.sum(1, keepdim=True).sqrt()
+
+    def rows(self, tokens: Tensor) -> Tensor:
+        """The vector of each n-gram that ends at a token, (B, T, 4)."""
+        before = F.pad(tokens, (LONGEST - 1, 0))
+        code, found = torch.zeros_like(tokens), []
+        for k in range(LONGEST):
+            begin = LONGEST - 1 - k
+            code = (code * 1_000_003 + before[:, begin : begin + tokens.size(1)] + 1) % (2**31 - 1)
+            found.append((code * 2_654_435_761 >> 7) % self.vectors.num_embeddings)
+        return torch.stack(found, 2)
 
 
 class NameModel(nn.Module):
     r"""Reads a name in both directions and tells its language; in training also which character comes next.
 
     .. math::
-        y = W [\max_t z_t; \operatorname{mean}_t z_t] + b, \qquad
-        z_t = [\overrightarrow h_t; \overleftarrow h_t; x_t]
+        y = W \max_t [\overrightarrow h_t; \overleftarrow h_t] + b + y_{n-grams}
 
-    with x_t the embedded characters. Telling the next character is of no use by itself: it has the states learn
-    what names are made of, those of languages with few names among them (Rei, "Semi-supervised multitask learning
-    for sequence labeling", arXiv:1704.07156).
+    Frequent n-grams are learnt by heart in a linear model (:class:`Ngrams`), the rest is left to the recurrence
+    (Cheng et al., "Wide & deep learning for recommender systems", arXiv:1606.07792). Telling the next character is
+    of no use by itself: it has the states learn what names are made of, those of languages with few names among
+    them (Rei, "Semi-supervised multitask learning for sequence labeling", arXiv:1704.07156).
 
     Args:
         vocabulary, classes: how many characters and languages there are.
         embedding_size, hidden_size: features of a character, E; units of each direction, H.
         cell, layers: see :func:`rnnfast.models.recurrent_layer`.
-        dropout: of embedded characters, and of what answers are read from.
+        dropout: of the states that answers are read from; of embedded characters half as much.
 
     Shapes:
-        * tokens: (B, T) int64, 0 beyond the lengths; lengths: (B,) int64; targets: like tokens.
+        * tokens: (B, T) int64; lengths: (B,) int64; targets: like tokens.
         * result: logits (B, classes); with `targets` also the mean cross-entropy of next characters, a scalar.
     """
 
@@ -78,12 +85,13 @@ class NameModel(nn.Module):
         layers: str,
     ) -> None:
         super().__init__()
-        self.embedding = NgramEmbedding(vocabulary, embedding_size)
+        self.embedding = nn.Embedding(vocabulary, embedding_size)
         self.rnn = recurrent_layer(cell, embedding_size, hidden_size, bidirectional=True, layers=layers)
-        self.readout = nn.Linear(2 * (2 * hidden_size + embedding_size), classes)
+        self.readout = nn.Linear(2 * hidden_size, classes)
+        self.ngrams = Ngrams(classes)
         self.after = nn.Linear(hidden_size, vocabulary)
         self.before = nn.Linear(hidden_size, vocabulary)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout, self.blur = nn.Dropout(dropout), nn.Dropout(dropout / 2)
 
     def forward(
         self, tokens: Tensor, lengths: Tensor, targets: Tensor | None = None
@@ -91,11 +99,10 @@ class NameModel(nn.Module):
         """Logits; with `targets`, the characters themselves, also what it costs to tell each from those before
         it, and from those behind it.
         """
-        lengths = lengths.to(tokens.device)
-        features = self.dropout(self.embedding(tokens))
-        states, _ = run(self.rnn, features, None, lengths)
-        present = valid(lengths, tokens.size(1))
-        logits = self.readout(self.dropout(_pooled(torch.cat([states, features], 2), present, lengths)))
+        states, _ = run(self.rnn, self.blur(self.embedding(tokens)), None, lengths)
+        present = valid(lengths.to(tokens.device), tokens.size(1))
+        largest = states.masked_fill(~present.unsqueeze(2), -torch.inf).amax(1)
+        logits = self.readout(self.dropout(largest)) + self.ngrams(tokens, present)
         if targets is None:
             return logits
         forward, backward = self.dropout(states).chunk(2, 2)
@@ -105,15 +112,8 @@ class NameModel(nn.Module):
         return logits, after + before
 
 
-def _pooled(x: Tensor, present: Tensor, lengths: Tensor) -> Tensor:
-    """The largest and the mean of each feature over the steps that a row has: (B, T, F) to (B, 2 F)."""
-    absent = ~present.unsqueeze(2)
-    largest = x.masked_fill(absent, -torch.inf).amax(1)
-    return torch.cat([largest, x.masked_fill(absent, 0).sum(1) / lengths.unsqueeze(1)], 1)
-
-
 class NameTask(ClassifierTask):
-    """Classes, and with a smaller weight next characters."""
+    """Classes and next characters."""
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, int]:
         """Weighted cross-entropy of the class, and that of the next character in both directions."""
