@@ -41,7 +41,7 @@ class Problem(NamedTuple):
         if self.direction == "forward":
             return lambda: ops.recurrence(gates, None, w_hh, None, None, bias, h0, None, *options)
         y, *results = ops.recurrence(gates, None, w_hh, None, None, bias, h0, None, *options, saves=True)
-        given = (torch.randn_like(y), None, None, None, None, None, w_hh, None, None, None, y)
+        given = (torch.randn_like(y), None, None, None, None, None, w_hh, *[None] * 5, y)
         saved = results[2:] if cell == "lstm" else results[1:]
         return lambda: ops.recurrence_bptt(*given, saved, *options, False, None, 1)
 

@@ -6,7 +6,6 @@
 // direction: 0 forward, 1 reverse, 2 odd groups reverse. cell: "elman_tanh", "elman_relu", "lstm", "gru".
 //
 // precision: of float32 on CUDA; "ieee", the default, or "tf32", where products may round to TF32.
-// reset and seed are places kept for options that no kernel offers yet; anything but the default is refused.
 #include "library.h"
 
 RNNFAST_LIBRARY(m) {
@@ -15,23 +14,24 @@ RNNFAST_LIBRARY(m) {
   // P, H) or (P, H); biases of G K values; h0 (G, B, P), c0 (G, B, H), absent: zero. Returns y, h_n (G, B,
   // P), for an LSTM c_n (G, B, H); with `saves` also what BPTT needs, in this order: activations (T, B, G,
   // K), c (T, B, G, H) for an LSTM, activations and W_hn h + b_hn (T, B, G, H) for a GRU, o tanh(c) (T, B, G,
-  // H) with w_hr.
+  // H) with w_hr. clip: for the adjoint, below; of no effect here.
   m.def(
       "recurrence(Tensor input, Tensor? w_ih, Tensor w_hh, Tensor? w_hr, Tensor? b_ih, Tensor? b_hh, "
       "Tensor? h0, Tensor? c0, str cell, int direction=0, bool batch_first=False, Tensor? batch_sizes=None, "
-      "bool saves=False, *, Tensor? reset=None, int? seed=None, str? precision=None) "
+      "bool saves=False, *, float? clip=None, str? precision=None) "
       "-> Tensor[]");
-  // Its adjoint. dy, dh_n and dc_n like y, h_n and c_n, dc
-  // (T, B, G, H) for every cell state, each absent where zero; saved: what recurrence returned beyond its
-  // results; input may be absent where w_ih is. Returns the gradients for input, w_ih, w_hh, w_hr, b_ih,
-  // b_hh, h0 and c0; those not in `needs` are empty (needs: a sum of 1, 2, 4, ... in this order). clip:
-  // dL/dh_t and dL/dc_t, all told, are kept between -clip and clip at each step. norms: (T, B, G) and so on,
-  // float32 or float64, becomes the norm of dL/dh_t as it is before that.
+  // Its adjoint. dy, dh_n and dc_n like y, h_n and c_n, dc (T, B, G, H) for every cell state, each absent
+  // where zero; saved: what recurrence returned beyond its results; input may be absent where w_ih is. b_ih
+  // and b_hh are of no effect: derivatives of this need them. Returns the gradients for input, w_ih, w_hh,
+  // w_hr, b_ih, b_hh, h0 and c0; those for what lies between, W_ih x + b_ih, (T, B, G, K), and a GRU's W_hn h
+  // + b_hn, (T, B, G, H); and the norms of dL/dh_t, (T, B, G), float32 or float64, before it is clipped.
+  // Those not in `needs`, a sum of 1, 2, 4, ... in this order, or that there are not, are empty. clip:
+  // dL/dh_t and dL/dc_t, all told, are kept between -clip and clip at each step.
   m.def(
       "recurrence_bptt(Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor? dc, Tensor? input, Tensor? w_ih, "
-      "Tensor w_hh, Tensor? w_hr, Tensor? h0, Tensor? c0, Tensor y, Tensor[] saved, str cell, int direction, "
-      "bool batch_first, Tensor? batch_sizes, int needs, *, Tensor? reset=None, "
-      "int? seed=None, float? clip=None, Tensor(a!)? norms=None, str? precision=None) -> Tensor[]");
+      "Tensor w_hh, Tensor? w_hr, Tensor? b_ih, Tensor? b_hh, Tensor? h0, Tensor? c0, Tensor y, "
+      "Tensor[] saved, str cell, int direction, bool batch_first, Tensor? batch_sizes, int needs, "
+      "*, float? clip=None, str? precision=None) -> Tensor[]");
   // One step: input (B, I), h (B, H), c (B, H) for an LSTM, w_ih (K, I), w_hh (K, H), biases (K). Returns h,
   // and c for an LSTM.
   m.def(

@@ -13,7 +13,7 @@ from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from .quantized import quantize_weights
 
 if TYPE_CHECKING:
-    from . import initialization, lab, models
+    from . import export, initialization, lab, models, onnx
 
 __all__ = [
     "GRU",
@@ -26,11 +26,13 @@ __all__ = [
     "__version__",
     "build_info",
     "convert",
+    "export",
     "forced_plan",
     "functional",
     "initialization",
     "lab",
     "models",
+    "onnx",
     "plan",
     "quantize_weights",
     "reference",
@@ -40,6 +42,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """What stands on the layers is imported when it is asked for."""
-    if name in ("initialization", "lab", "models"):
+    if name in ("export", "initialization", "lab", "models", "onnx"):
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,9 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import Function
 
 from .sequences import Layout, is_reversed
@@ -60,9 +62,25 @@ class _Bounded(Function):
             ctx.norms.copy_(gradient.detach().norm(dim=-1))
         return gradient if ctx.clip is None else gradient.clamp(-ctx.clip, ctx.clip), None, None
 
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *others: Any) -> Tensor:
+        return tangent.view_as(tangent)
+
 
 def _bounded(state: Tensor, clip: float | None, norms: Tensor | None = None) -> Tensor:
-    return _Bounded.apply(state, clip, norms)
+    return (_apply_once if _is_within_a_kernel() else _Bounded.apply)(state, clip, norms)
+
+
+def _is_within_a_kernel() -> bool:
+    """Whether this runs for an operator that torch.func's transforms, which are at work, are calling already."""
+    key = torch._C.DispatchKey.FuncTorchDynamicLayerFrontMode
+    return torch._C._are_functorch_transforms_active() and torch._C._dispatch_tls_is_dispatch_key_excluded(key)
+
+
+def _apply_once(*args: Any) -> Any:
+    """``apply`` for the transform that is calling, without handing the Function over to all of them."""
+    with enable_single_level_autograd_function():
+        return super(Function, _Bounded).apply(*args)
 
 
 # How many gates a unit has.
@@ -88,18 +106,20 @@ def recurrence(
     batch_sizes: Tensor | None = None,
     clip: float | None = None,
     norms: Tensor | None = None,
+    inner: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """All h and each row's last; of an LSTM, further each row's last c and all c.
 
     Args:
         gates: (T, B, G, K) and so on, W_ih x + b_ih; w_hh: (G, K, P); w_hr: (G, P, H); bias: b_hh, (G, K);
-            h0: (G, B, P); c0: (G, B, H). The others: as in ``csrc/ops.cpp``; clip and norms are BPTT's.
+            h0: (G, B, P); c0: (G, B, H). The others: as in ``csrc/ops.cpp``; clip and norms, which is filled, are
+            BPTT's. inner: (T, B, G, H), added to a GRU's W_hn h + b_hn.
     """
     dtype, bounded = gates.dtype, clip is not None or norms is not None
     step = partial(STEPS[cell], partial(_bounded, clip=clip) if bounded else lambda state: state)
     layout = Layout(batch_first, batch_sizes)
     w, b, w_r = _widened(w_hh), _widened(bias), _widened(w_hr)
-    xs = layout.steps(gates)
+    xs, inners = layout.steps(gates), None if inner is None else layout.steps(inner)
     widths = (w_hh.size(-1), w_hh.size(-2) // GATES[cell]) if cell == "lstm" else (w_hh.size(-1),)
     results: list[list[list[Tensor]]] = [[[] for _ in xs] for _ in widths]  # by state, step and group
     last: list[list[Tensor]] = [[] for _ in widths]
@@ -112,7 +132,10 @@ def recurrence(
         for t in _order(len(xs), is_reversed(g, direction)):
             n = xs[t].size(0)  # rows beyond n have ended, or in reverse have not begun
             hh = state[0][:n] @ w[g].T
-            new = step(xs[t][:, g], hh if b is None else hh + b[g], *(s[:n] for s in state))
+            hh = hh if b is None else hh + b[g]
+            if inners is not None:
+                hh = hh + F.pad(inners[t][:, g], (hh.size(1) - inners[t].size(2), 0))
+            new = step(xs[t][:, g], hh, *(s[:n] for s in state))
             h = new[0] if w_r is None else new[0] @ w_r[g].T
             new = (_widened(h.to(dtype)), *new[1:])
             if bounded:
@@ -126,6 +149,33 @@ def recurrence(
     joined = [layout.join([torch.stack(groups, 1) for groups in steps]) for steps in results]
     ends_joined = [torch.stack(groups) for groups in last]
     return (joined[0], *ends_joined, *joined[1:])
+
+
+def layer(
+    input: Tensor,
+    w_ih: Tensor | None,
+    w_hh: Tensor,
+    w_hr: Tensor | None,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    *args: Any,
+    added: Tensor | None = None,
+    **options: Any,
+) -> tuple[Tensor, ...]:
+    """What the operator of the same arguments returns without `saves`; of an LSTM, always with all c.
+
+    Args: as in ``csrc/ops.cpp``, then those of :func:`recurrence`; added: to W_ih x + b_ih.
+    """
+    w_hh, w_hr = [w.unsqueeze(0) if w is not None and w.dim() == 2 else w for w in (w_hh, w_hr)]
+    gate_shape = w_hh.shape[:2]
+    if w_ih is None:
+        gates = input if b_ih is None else input + b_ih.view(gate_shape)
+    else:
+        gates = F.linear(input, w_ih, None if b_ih is None else b_ih.flatten()).unflatten(-1, gate_shape)
+    if added is not None:
+        gates = gates + added
+    y, *others = recurrence(gates, w_hh, w_hr, None if b_hh is None else b_hh.view(gate_shape), *args, **options)
+    return (y if w_ih is None else y.flatten(-2), *others)
 
 
 def _widened(t: Tensor | None) -> Any:

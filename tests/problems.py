@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rnnfast import reference
-from rnnfast.ops import TENSORS
+from rnnfast._autograd import NORMS, TENSORS
 from rnnfast.reference import GATES
 from rnnfast.sequences import Layout, is_reversed
 
@@ -64,25 +64,20 @@ class Problem:
         args = (self.gates, self.w_hh, self.w_hr, self.bias, self.h0, self.c0)
         return reference.recurrence(*args, *self.options, self.clip, norms)
 
-    def norms(self, poison=float("nan")):
-        """Room for those of dL/dh_t."""
-        dtype = torch.float64 if self.gates.dtype == torch.float64 else torch.float32
-        return torch.full(self.gates.shape[:-1], poison, dtype=dtype, device=self.gates.device)
-
-    def bptt(self, results, needs=1, norms=None):
+    def bptt(self, results, needs=1):
         """All gradients, by the operator, from what forward(True) returned."""
         count = 3 if self.cell == "lstm" else 2
         y, saved = results[0], results[count:]
-        args = (None, None, self.w_hh, self.w_hr, self.h0, self.c0, y, saved)
+        args = (None, None, self.w_hh, self.w_hr, None, None, self.h0, self.c0, y, saved)
         given = (self.dy, self.dh_n, self.dc_n, self.dc)
-        return op.recurrence_bptt(*given, *args, *self.options, needs, clip=self.clip, norms=norms)
+        return op.recurrence_bptt(*given, *args, *self.options, needs, clip=self.clip)
 
-    def gradients(self, results, norms=None):
-        """Those of every input there is, by name."""
-        names = list(self.inputs())
-        needs = sum(1 << TENSORS.index(name) for name in names)
-        found = self.bptt(results, needs, norms)
-        return {name: found[TENSORS.index(name)].view(t.shape) for name, t in self.inputs().items()}
+    def gradients(self, results):
+        """Those of every input there is, by name, and the norms of dL/dh_t."""
+        places = {name: (TENSORS.index(name), t.shape) for name, t in self.inputs().items()}
+        places["norms"] = (NORMS, self.gates.shape[:-1])
+        found = self.bptt(results, sum(1 << i for i, _ in places.values()))
+        return {name: found[i].view(shape) for name, (i, shape) in places.items()}
 
 
 def draw(T, B, H, G=1, dtype=torch.float64, *, cell="elman_tanh", P=0, direction=0, layout="time", given=OPTIONAL):
@@ -188,9 +183,8 @@ def check_against_oracle(problem, device="cpu"):
     """Forward and BPTT operators, on a device, against the reference in float64 and its derivatives."""
     there = problem.to(device)
     results = there.forward(saves=True)
-    norms = there.norms()
-    dgates, gradients = there.bptt(results)[0].cpu(), there.gradients(results, norms)
-    gradients = {name: t.cpu() for name, t in (gradients | {"norms": norms}).items()}
+    dgates = there.bptt(results)[0].cpu()
+    gradients = {name: t.cpu() for name, t in there.gradients(results).items()}
     results = [t.cpu() for t in results]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the oracle's small products, on more threads than processors, would take seconds
@@ -202,7 +196,7 @@ def check_against_oracle(problem, device="cpu"):
 
 def _compare(exact, results, dgates, actual):
     inputs = {name: t.requires_grad_() for name, t in exact.inputs().items()}
-    norms = exact.norms(0.0)
+    norms = torch.zeros(exact.gates.shape[:-1], dtype=torch.float64)
     y64, *last64 = expected = exact.reference(norms)
     assert_close(results[0], y64, what="y")
     assert_close(results[1], last64[0], what="h_n", scale_of=y64)

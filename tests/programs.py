@@ -1,4 +1,4 @@
-"""Running programs that the tests compile."""
+"""Running programs that the tests write or compile."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ SANITIZED = {
 
 
 def execute(command, **environment):
-    """Runs an instrumented program; without address space randomisation if ThreadSanitizer cannot bear it."""
+    """Runs a program; without address space randomisation if ThreadSanitizer cannot bear it."""
 
     def run(*prefix):
         return subprocess.run(

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.skipif(not rnnfast._library.CUDA, reason="rnnfast was b
 
 @pytest.fixture(autouse=True)
 def fake():
+    torch._dynamo.reset()  # what was compiled too often elsewhere is not compiled again
     with FakeTensorMode() as mode, torch.no_grad():
         yield mode
 

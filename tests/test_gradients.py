@@ -9,7 +9,7 @@ from problems import random_batch_sizes
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.utils.rnn import PackedSequence
 
-import rnnfast
+from rnnfast import _autograd
 
 
 def layer_function(layer, batch_sizes=None, with_hx=True):
@@ -145,9 +145,9 @@ def is_in(kind, name):
 def test_only_what_is_asked_for_is_computed(kind, wanted, monkeypatch):
     ours, theirs, x = both(kind)
     needs = []
-    op = rnnfast.ops._op_bptt
+    op = _autograd.op_bptt
     monkeypatch.setattr(
-        rnnfast.ops, "_op_bptt", lambda *args, **options: needs.append(args[-1]) or op(*args, **options)
+        _autograd, "op_bptt", lambda *args, **options: needs.append(args[-1]) or op(*args, **options)
     )
     grads = []
     for layer in (ours, theirs):
@@ -164,7 +164,7 @@ def test_only_what_is_asked_for_is_computed(kind, wanted, monkeypatch):
         assert {name for name, g in got.items() if g is not None} == {wanted}
         grads.append(got[wanted])
     torch.testing.assert_close(*grads)
-    assert needs == [1 << rnnfast.ops.TENSORS.index(OPERATORS_NAMES[wanted])]
+    assert needs == [1 << _autograd.TENSORS.index(OPERATORS_NAMES[wanted])]
 
 
 def test_no_graph_without_anything_requiring_grad(kind):

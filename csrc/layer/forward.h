@@ -91,17 +91,9 @@ class Arrays {
     require(most > 0, "clip: got ", most, ", expected a positive number");
     recurrence_.clip = most;
   }
-  // norms: (T, B, G) and so on, of the dtype that values like these are computed in.
-  void norms(const Tensor& norms, const Tensor& like) {
-    using torch::headeronly::ScalarType;
-    Shape shape = layout_.shape(1);
-    shape.pop_back();
-    const ScalarType computed = dtype_of(like, "y") == Dtype::f64 ? ScalarType::Double : ScalarType::Float;
-    require(shape_of(norms) == shape && norms.is_contiguous() && norms.scalar_type() == computed &&
-                same_device(norms, like),
-            "norms: got shape ", shape_of(norms), ", expected a contiguous tensor of shape ", shape,
-            ", float32 (float64 where y is), on y's device");
-    Shape strides(norms.strides().begin(), norms.strides().end());
+  // norms: (T, B, G) and so on, of the dtype that values are computed in.
+  void norms(const Tensor& norms) {
+    Shape shape = shape_of(norms), strides(norms.strides().begin(), norms.strides().end());
     strides.push_back(1), shape.push_back(1);
     recurrence_.norms = layout_.stream(view_of(norms, shape, strides));
   }

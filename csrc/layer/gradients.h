@@ -23,7 +23,19 @@ struct BpttResult {
 class LayerGradients {
  public:
   // Of the gradients, those in the sum are needed.
-  enum Needs { kInput = 1, kWih = 2, kWhh = 4, kWhr = 8, kBias_ih = 16, kBias_hh = 32, kH0 = 64, kC0 = 128 };
+  enum Needs {
+    kInput = 1,
+    kWih = 2,
+    kWhh = 4,
+    kWhr = 8,
+    kBias_ih = 16,
+    kBias_hh = 32,
+    kH0 = 64,
+    kC0 = 128,
+    kGates = 256,
+    kInner = 512,
+    kNorms = 1024
+  };
 
   LayerGradients(const Layout& layout, const BpttResult& bptt, int64_t needs)
       : layout_(layout),
@@ -123,6 +135,12 @@ class LayerGradients {
 
   Tensor c0() const { return bptt_.dc0 ? *bptt_.dc0 : none(); }
 
+  // Of what lies between, where it is known.
+  Tensor gates() const { return needs_ & kGates ? bptt_.dgates : none(); }
+  Tensor inner() const { return needs_ & kInner && bptt_.dinner ? *bptt_.dinner : none(); }
+
+  Tensor none() const { return empty_contiguous({0}, rows_); }
+
  private:
   // The first `width` of each group's `of_group` columns, in (N, G of_group).
   struct Columns {
@@ -131,8 +149,6 @@ class LayerGradients {
   };
 
   static Tensor flat(const Tensor& t) { return as_rows(groups_joined(t)); }
-
-  Tensor none() const { return empty_contiguous({0}, rows_); }
 
   // (K), or (G, K) if there are several groups.
   Tensor sums_of(const std::vector<Columns>& parts) const {

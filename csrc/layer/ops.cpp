@@ -7,11 +7,6 @@
 namespace rnnfast {
 namespace {
 
-template <class... Option>
-void refuse(const char* names, const Option&... options) {
-  require(!(options.has_value() || ...), names, ": reserved, not supported by this version");
-}
-
 bool is_tf32(const std::optional<std::string>& precision) {
   require(!precision || *precision == "ieee" || *precision == "tf32", "precision: got '",
           precision.value_or(""), "', expected 'ieee' or 'tf32'");
@@ -24,10 +19,9 @@ std::vector<Tensor> recurrence(const Tensor& input, const OptionalTensor& w_ih, 
                                const OptionalTensor& w_hr, const OptionalTensor& b_ih,
                                const OptionalTensor& b_hh, const OptionalTensor& h0, const OptionalTensor& c0,
                                const std::string& cell, int64_t direction, bool batch_first,
-                               const OptionalTensor& batch_sizes, bool saves, const OptionalTensor& reset,
-                               const std::optional<int64_t>& seed,
+                               const OptionalTensor& batch_sizes, bool saves,
+                               const std::optional<double>& /*clip*/,
                                const std::optional<std::string>& precision) {
-  refuse("reset, seed", reset, seed);
   const LayerWeights w(cell, w_hh, w_hr);
   const OptionalTensor bias = joint_bias(b_ih, b_hh, w.cell, w.G, w.H);
   const Input from(input, w_ih, w);
@@ -92,19 +86,28 @@ struct Saved {
   OptionalTensor activations, c, inner;
 };
 
+// Room for norms of what lies like y, of the dtype that its values are computed in.
+Tensor empty_norms(const Layout& layout, const Tensor& y) {
+  Shape shape = layout.shape(1);
+  shape.pop_back();
+  const bool f64 = dtype_of(y, "y") == Dtype::f64;
+  return empty_contiguous(shape, y, f64 ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32());
+}
+
 }  // namespace
 
-std::vector<Tensor> recurrence_bptt(
-    const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
-    const OptionalTensor& dc, const OptionalTensor& input, const OptionalTensor& w_ih, const Tensor& w_hh,
-    const OptionalTensor& w_hr, const OptionalTensor& h0, const OptionalTensor& c0, const Tensor& y_given,
-    const std::vector<Tensor>& saved_given, const std::string& cell, int64_t direction, bool batch_first,
-    const OptionalTensor& batch_sizes, int64_t needs, const OptionalTensor& reset,
-    const std::optional<int64_t>& seed, const std::optional<double>& clip, const OptionalTensor& norms,
-    const std::optional<std::string>& precision) {
+std::vector<Tensor> recurrence_bptt(const OptionalTensor& dy, const OptionalTensor& dh_n,
+                                    const OptionalTensor& dc_n, const OptionalTensor& dc,
+                                    const OptionalTensor& input, const OptionalTensor& w_ih,
+                                    const Tensor& w_hh, const OptionalTensor& w_hr,
+                                    const OptionalTensor& /*b_ih*/, const OptionalTensor& /*b_hh*/,
+                                    const OptionalTensor& h0, const OptionalTensor& c0, const Tensor& y_given,
+                                    const std::vector<Tensor>& saved_given, const std::string& cell,
+                                    int64_t direction, bool batch_first, const OptionalTensor& batch_sizes,
+                                    int64_t needs, const std::optional<double>& clip,
+                                    const std::optional<std::string>& precision) {
   using Places = AdjointPlaces;
   using Gradients = LayerGradients;
-  refuse("reset, seed", reset, seed);
   const LayerWeights w(cell, w_hh, w_hr);
   require(input.has_value() || !w_ih, "input: got none, expected one to go with w_ih");
   if (w_ih) {
@@ -152,13 +155,24 @@ std::vector<Tensor> recurrence_bptt(
   arrays.end(Places::kDh0, result.dh0);
   arrays.end(Places::kDc0, result.dc0);
   if (clip) arrays.clip(*clip);
-  if (norms) arrays.norms(*norms, y);
+  const OptionalTensor norms =
+      needs & Gradients::kNorms ? OptionalTensor(empty_norms(layout, y)) : std::nullopt;
+  if (norms) arrays.norms(*norms);
   backend::plan_and_run(arrays.recurrence(), w.cell, Pass::bptt, dtype_of(y, "y"), y, is_tf32(precision));
 
   const Gradients of(layout, result, needs);
-  const auto [b_ih, b_hh] = of.biases();
-  return {of.input(input, w_ih), of.w_ih(input), of.w_hh(y, h, w_hh), of.w_hr(saved.inner, w_hr), b_ih, b_hh,
-          of.h0(w.w_hh),         of.c0()};
+  const auto [db_ih, db_hh] = of.biases();
+  return {of.input(input, w_ih),
+          of.w_ih(input),
+          of.w_hh(y, h, w_hh),
+          of.w_hr(saved.inner, w_hr),
+          db_ih,
+          db_hh,
+          of.h0(w.w_hh),
+          of.c0(),
+          of.gates(),
+          of.inner(),
+          norms.value_or(of.none())};
 }
 
 }  // namespace rnnfast

@@ -9,8 +9,8 @@ std::vector<Tensor> recurrence(const Tensor& input, const OptionalTensor& w_ih, 
                                const OptionalTensor& w_hr, const OptionalTensor& b_ih,
                                const OptionalTensor& b_hh, const OptionalTensor& h0, const OptionalTensor& c0,
                                const std::string& cell, int64_t direction, bool batch_first,
-                               const OptionalTensor& batch_sizes, bool saves, const OptionalTensor& reset,
-                               const std::optional<int64_t>& seed,
+                               const OptionalTensor& batch_sizes, bool saves,
+                               const std::optional<double>& clip,
                                const std::optional<std::string>& precision);
 
 std::vector<Tensor> cell(const Tensor& input, const Tensor& w_ih, const Tensor& w_hh,
@@ -20,12 +20,12 @@ std::vector<Tensor> cell(const Tensor& input, const Tensor& w_ih, const Tensor& 
 std::vector<Tensor> recurrence_bptt(const OptionalTensor& dy, const OptionalTensor& dh_n,
                                     const OptionalTensor& dc_n, const OptionalTensor& dc,
                                     const OptionalTensor& input, const OptionalTensor& w_ih,
-                                    const Tensor& w_hh, const OptionalTensor& w_hr, const OptionalTensor& h0,
-                                    const OptionalTensor& c0, const Tensor& y_given,
+                                    const Tensor& w_hh, const OptionalTensor& w_hr,
+                                    const OptionalTensor& b_ih, const OptionalTensor& b_hh,
+                                    const OptionalTensor& h0, const OptionalTensor& c0, const Tensor& y_given,
                                     const std::vector<Tensor>& saved_given, const std::string& cell,
                                     int64_t direction, bool batch_first, const OptionalTensor& batch_sizes,
-                                    int64_t needs, const OptionalTensor& reset,
-                                    const std::optional<int64_t>& seed, const std::optional<double>& clip,
-                                    const OptionalTensor& norms, const std::optional<std::string>& precision);
+                                    int64_t needs, const std::optional<double>& clip,
+                                    const std::optional<std::string>& precision);
 
 }  // namespace rnnfast

@@ -25,6 +25,15 @@ def cast(tensor: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
     return tensor if tensor is None or dtype is None else tensor.to(dtype)
 
 
+def weights(module: torch.nn.Module, names: list[str]) -> list[Any]:
+    """Weights by name; see :func:`weight`."""
+    own = module._parameters
+    try:
+        return [own[name] for name in names]
+    except KeyError:
+        return [weight(module, name) for name in names]
+
+
 def weight(module: torch.nn.Module, name: str) -> Any:
     """A weight by name, read at each call so that parametrizations and functional calls are seen."""
     found = module._parameters.get(name)  # much quicker than getattr, which finds the others

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import profiler
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import ops
-from ._common import autocast_dtype, cast, weight
+from ._common import autocast_dtype, cast, weight, weights
 
 
 class RecurrentLayer(torch.nn.RNNBase):
@@ -37,6 +38,12 @@ class RecurrentLayer(torch.nn.RNNBase):
     def extra_repr(self) -> str:
         """torch's, and what torch's layers do not have."""
         return super().extra_repr() + (f", bptt_clip={self.bptt_clip}" if self.bptt_clip is not None else "")
+
+    def __prepare_scriptable__(self) -> Any:
+        """What torch.jit.script takes in place of the layer."""
+        from .scripting import scriptable
+
+        return scriptable(self)
 
     @property
     def _cell(self) -> str:
@@ -165,7 +172,11 @@ class RecurrentLayer(torch.nn.RNNBase):
         direction = 2 if self.bidirectional else 0
         norms = self._room_for_norms(layer, x, batch_first, batch_sizes) if self._recorder is not None else None
         options: Any = (self._cell, direction, batch_first, batch_sizes, False, self.bptt_clip, norms)
-        return ops.recurrence(x, *self._weights(layer, dtype), h0, c0, *options)
+        if not profiler._is_profiler_enabled:
+            return ops.recurrence(x, *self._weights(layer, dtype), h0, c0, *options)
+        directions = "forward and reverse" if self.bidirectional else "forward"
+        with profiler.record_function(f"rnnfast.{type(self).__name__} layer {layer}, {directions}"):
+            return ops.recurrence(x, *self._weights(layer, dtype), h0, c0, *options)
 
     def _room_for_norms(
         self, layer: int, x: Tensor, batch_first: bool, batch_sizes: Tensor | None
@@ -185,11 +196,10 @@ class RecurrentLayer(torch.nn.RNNBase):
         If bidirectional: (2 K, I), (2, K, P), (2, P, H) and twice (2, K).
         """
         if not self.bidirectional:
-            joined = [weight(self, name) for name in self._all_weights[layer]]
+            joined = weights(self, self._all_weights[layer])
         else:
-            names = self._all_weights[2 * layer : 2 * layer + 2]
-            weights = [[weight(self, name) for name in of_direction] for of_direction in names]
-            w_ihs, *others = zip(*weights, strict=True)
+            of_directions = [weights(self, names) for names in self._all_weights[2 * layer : 2 * layer + 2]]
+            w_ihs, *others = zip(*of_directions, strict=True)
             joined = [torch.cat(w_ihs), *map(torch.stack, others)]
         if dtype is not None:
             joined = [w.to(dtype) for w in joined]

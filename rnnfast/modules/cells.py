@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -50,7 +51,15 @@ def _check_ranks(name: str, input: Tensor, hx: Tensor | None) -> None:
         raise ValueError(f"{name}: Expected hidden to be 1D or 2D, got {hx.dim()}D instead")
 
 
-class RNNCell(torch.nn.RNNCell):
+class _Cell:
+    def __prepare_scriptable__(self) -> Any:
+        """What torch.jit.script takes in place of a cell: torch's own, with the same parameters."""
+        twin: Any = copy.copy(self)
+        twin.__class__ = next(base for base in type(self).__mro__ if base.__module__.startswith("torch.nn"))
+        return twin
+
+
+class RNNCell(_Cell, torch.nn.RNNCell):
     r"""One step of an Elman RNN: a drop-in for :class:`torch.nn.RNNCell`.
 
     .. math::
@@ -87,7 +96,7 @@ class RNNCell(torch.nn.RNNCell):
         return _step(self, f"elman_{self.nonlinearity}", input, None if hx is None else (hx,))[0]
 
 
-class LSTMCell(torch.nn.LSTMCell):
+class LSTMCell(_Cell, torch.nn.LSTMCell):
     r"""One step of an LSTM: a drop-in for :class:`torch.nn.LSTMCell`. For the formulas see :class:`LSTM`.
 
     Args:
@@ -122,7 +131,7 @@ class LSTMCell(torch.nn.LSTMCell):
         return h, c
 
 
-class GRUCell(torch.nn.GRUCell):
+class GRUCell(_Cell, torch.nn.GRUCell):
     r"""One step of a GRU: a drop-in for :class:`torch.nn.GRUCell`. For the formulas see :class:`GRU`.
 
     Args:

@@ -96,7 +96,7 @@ class RNN(RecurrentLayer):
 
     @property
     def _cell(self) -> str:
-        return f"elman_{self.nonlinearity}"
+        return "elman_tanh" if self.nonlinearity == "tanh" else "elman_relu"
 
 
 class LSTM(RecurrentLayer):

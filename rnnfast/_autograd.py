@@ -1,0 +1,294 @@
+"""Derivatives of the operators.
+
+They are kernels of the operators' own, at the dispatcher's Autograd key, so that whatever calls an operator gets
+them: layers, exported and compiled programs, TorchScript, torch.func. First derivatives are the operator
+``recurrence_bptt``; its derivatives, and forward mode, are those of the reference, in plain torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._functorch.eager_transforms import enable_inplace_requires_grad
+from torch._functorch.utils import enable_single_level_autograd_function, unwrap_dead_wrappers
+from torch.autograd import Function, forward_ad
+
+from . import _library, reference
+
+if _library.ISA is not None:
+    op = torch.ops.rnnfast.recurrence.default
+    op_bptt = torch.ops.rnnfast.recurrence_bptt.default
+    op_cell = torch.ops.rnnfast.cell.default
+
+# The first arguments of `recurrence`, in this order, may have gradients.
+TENSORS = ("input", "w_ih", "w_hh", "w_hr", "b_ih", "b_hh", "h0", "c0")
+# What else recurrence_bptt may return, as places in its results.
+GATES, INNER, NORMS = 8, 9, 10
+
+
+def results_of(cell: str) -> int:
+    """How many results a layer has: y, h_n, of an LSTM c_n."""
+    return 3 if cell == "lstm" else 2
+
+
+def is_recorded(*tensors: Tensor | None) -> bool:
+    """Whether autograd records what is done with these."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def in_forward_mode() -> bool:
+    """Whether forward-mode derivatives are being taken; also by torch.func.jvp and its like."""
+    return forward_ad._current_level >= 0
+
+
+# Calls an operator past its derivatives.
+below_autograd = torch._C._AutoDispatchBelowAutograd
+transformed = torch._C._are_functorch_transforms_active
+
+
+@contextmanager
+def _for_outer_transforms() -> Iterator[None]:
+    """Outer transforms of torch.func differentiate as well, though a Function's forward pass is not recorded."""
+    with below_autograd(), torch.enable_grad():
+        yield
+
+
+def _to_what_is_below() -> Any:
+    """Where a Function calls its operator."""
+    return _for_outer_transforms() if transformed() else below_autograd()
+
+
+def apply(function: type[Function], *args: Any) -> Any:
+    """``function.apply``, without the binding of the signature that it does on each call for torch.func's sake.
+
+    It would also hand the Function over to torch.func; here the transforms are at work above us, and wait.
+    """
+    if transformed():
+        with enable_single_level_autograd_function():
+            return super(Function, function).apply(*args)
+    return super(Function, function).apply(*args)
+
+
+def _bptt(*args: Any, **options: Any) -> list[Tensor]:
+    """The operator, past its derivatives where no one can ask for them."""
+    if torch.is_grad_enabled() or transformed() or in_forward_mode():
+        return op_bptt(*args, **options)
+    with below_autograd():
+        return op_bptt(*args, **options)
+
+
+class Recurrence(Function):
+    """The operator ``recurrence``, its tensors first; `norms` is filled by the backward pass."""
+
+    # What is kept is kept here, not in a setup_context of its own: that is a second call, which a small layer
+    # feels.
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
+        *inputs, cell, direction, batch_first, batch_sizes, saves, clip, precision, norms = args
+        with _to_what_is_below():
+            results = op(*args[:12], True, clip=clip, precision=precision)
+        count = results_of(cell)
+        ctx.layout, ctx.options, ctx.norms = (cell, direction, batch_first), (clip, precision), norms
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs, batch_sizes, results[0], *results[count:])
+        if saves:
+            place_of_c = 4 if cell == "lstm" else None
+            ctx.mark_non_differentiable(*(t for i, t in enumerate(results) if i >= count and i != place_of_c))
+            return tuple(results)
+        return tuple(results[:count])
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, *others: Tensor | None) -> tuple[Any, ...]:
+        absent = (None,) * 8  # what is no tensor of TENSORS
+        cell = ctx.layout[0]
+        dc_n = others[0] if cell == "lstm" else None
+        dc = others[2] if cell == "lstm" and len(others) > 1 else None
+        by = (dy, dh_n, dc_n, dc)
+        if all(d is None for d in by):
+            return (None,) * len(TENSORS) + absent
+        needs = ctx.needs_input_grad[: len(TENSORS)]
+        kept, (clip, precision) = ctx.saved_tensors, ctx.options  # once: torch.utils.checkpoint rebuilds them here
+        inputs, (batch_sizes, y, *saved) = kept[: len(TENSORS)], kept[len(TENSORS) :]
+        if _in_legacy_vmap(*by):
+            given = (*ctx.layout, batch_sizes, clip)
+            return (*_by_reference(inputs, by, given, needs, torch.is_grad_enabled()), *absent)
+        wanted = sum(1 << i for i, needed in enumerate(needs) if needed) | (ctx.norms is not None) << NORMS
+        gradients = _bptt(*by, *inputs, y, saved, *ctx.layout, batch_sizes, wanted, clip=clip, precision=precision)
+        if ctx.norms is not None:
+            ctx.norms.copy_(gradients[NORMS])
+        each = [d if needed else None for d, needed in zip(gradients, needs, strict=False)]
+        for i in (4, 5):
+            d, bias = each[i], inputs[i]
+            if d is not None and d.shape != bias.shape:
+                each[i] = d.view(bias.shape)
+        return (*each, *absent)
+
+
+class Bptt(Function):
+    """The operator ``recurrence_bptt``; y and `saved` are not differentiated, for the inputs determine them."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
+        *arguments, clip, precision = args
+        with _to_what_is_below():
+            results = op_bptt(*arguments, clip=clip, precision=precision)
+        *_, cell, direction, batch_first, batch_sizes, needs = arguments
+        ctx.given, ctx.needs = (cell, direction, batch_first), needs
+        ctx.clip = clip
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*arguments[:12], batch_sizes)
+        ctx.mark_non_differentiable(*(t for i, t in enumerate(results) if i == NORMS or not needs & 1 << i))
+        return tuple(results)
+
+    @staticmethod
+    def backward(ctx: Any, *vs: Tensor | None) -> tuple[Any, ...]:
+        # What a transform that has ended wrapped still says that it has gradients.
+        *tensors, batch_sizes = unwrap_dead_wrappers(ctx.saved_tensors)
+        again, asked = torch.is_grad_enabled(), ctx.needs_input_grad[:12]
+        with torch.enable_grad():
+            tensors = [_its_own(t) for t in tensors]
+            needs = [bool(ctx.needs & 1 << i) for i in range(NORMS)]
+            given = (*ctx.given, batch_sizes, ctx.clip)
+            gradients = _by_reference(tensors[4:], tensors[:4], given, needs, create_graph=True)
+            of = [(g, v) for g, v in zip(gradients, vs, strict=False) if g is not None and v is not None]
+            of = [(g, v) for g, v in of if g.requires_grad]
+            wanted = [t for t, needed in zip(tensors, asked, strict=True) if needed]
+            found = _gradients_of(of, wanted, again)
+        each = iter(found)
+        return (*(next(each) if needed else None for needed in asked), *(None,) * 9)
+
+
+def _its_own(t: Tensor | None) -> Tensor | None:
+    """A view, so that nothing is differentiated beyond it; one that has gradients."""
+    if t is None:
+        return None
+    return t.view_as(t) if t.requires_grad else _differentiable(t.detach())
+
+
+def _differentiable(t: Tensor) -> Tensor:
+    """The same, with gradients; torch.func lets no one say so without asking."""
+    if not transformed():
+        return t.requires_grad_()
+    with enable_inplace_requires_grad(True):
+        return t.requires_grad_()
+
+
+def _gradients_of(of: list[tuple[Tensor, Tensor]], wanted: list[Tensor], create_graph: bool) -> Any:
+    """What torch.autograd.grad finds, which refuses to look for nothing."""
+    if not of or not wanted:
+        return [None] * len(wanted)
+    results, by = zip(*of, strict=True)
+    return torch.autograd.grad(results, wanted, by, create_graph=create_graph, allow_unused=True)
+
+
+def _by_reference(inputs: Any, by: Any, given: tuple[Any, ...], needs: Any, create_graph: bool) -> list[Any]:
+    """The gradients that recurrence_bptt returns, but for norms, as plain torch finds them.
+
+    Args:
+        inputs: :data:`TENSORS`; by: dy, dh_n, dc_n, dc; given: cell, direction, batch_first, batch_sizes, clip;
+        needs: whether each of :data:`TENSORS`, and maybe of what follows, is wanted.
+    """
+    _, _, w_hh = inputs[:3]
+    H = w_hh.size(-2) // reference.GATES[given[0]]
+    with torch.enable_grad():
+        tensors = [_its_own(t) if needed else t for t, needed in zip(inputs, needs, strict=False)]
+        # Zeros, whose gradients are those of what they are added to.
+        like = inputs[0].new_zeros
+        lead = inputs[0].shape[: -1 if inputs[1] is not None else -2]
+        G = w_hh.size(0) if w_hh.dim() == 3 else 1
+        more = [*needs[GATES:], False, False][:2]
+        added = _differentiable(like((*lead, G, w_hh.size(-2)))) if more[0] else None
+        inner = _differentiable(like((*lead, G, H))) if more[1] and given[0] == "gru" else None
+        results = reference.layer(*tensors, *given, added=added, inner=inner)
+        of = [(r, d) for r, d in zip(results, by, strict=False) if d is not None and r.requires_grad]
+        places = [*zip(tensors, needs, strict=False), (added, added is not None), (inner, inner is not None)]
+        found = iter(_gradients_of(of, [t for t, needed in places if needed], create_graph))
+    return [next(found) if needed else None for _, needed in places]
+
+
+def _in_legacy_vmap(*tensors: Tensor | None) -> bool:
+    """Whether a backward is run for many gradients at once, as by ``is_grads_batched=True``."""
+    return any(t is not None and torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors)
+
+
+def _recurrence_kernel(
+    input: Tensor,
+    w_ih: Tensor | None,
+    w_hh: Tensor,
+    w_hr: Tensor | None,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    cell: str,
+    direction: int = 0,
+    batch_first: bool = False,
+    batch_sizes: Tensor | None = None,
+    saves: bool = False,
+    *,
+    clip: float | None = None,
+    precision: str | None = None,
+) -> list[Tensor]:
+    tensors, layout = (input, w_ih, w_hh, w_hr, b_ih, b_hh, h0, c0), (cell, direction, batch_first, batch_sizes)
+    if in_forward_mode():
+        if saves:
+            raise RuntimeError("saves: got True in forward-mode differentiation, which has no use for it")
+        return list(reference.layer(*tensors, *layout, clip)[: results_of(cell)])
+    if is_recorded(*tensors):
+        return list(apply(Recurrence, *tensors, *layout, saves, clip, precision, None))
+    with below_autograd():
+        return op(*tensors, *layout, saves, clip=clip, precision=precision)
+
+
+def _bptt_kernel(*args: Any, clip: float | None = None, precision: str | None = None) -> list[Tensor]:
+    by, inputs, (cell, direction, batch_first, batch_sizes, needs) = args[:4], args[4:12], args[14:19]
+    if in_forward_mode():
+        each = [bool(needs & 1 << i) for i in range(NORMS)]
+        given = (cell, direction, batch_first, batch_sizes, clip)
+        gradients = _by_reference(list(inputs), by, given, each, torch.is_grad_enabled())
+        return [args[12].new_empty(0) if g is None else g for g in [*gradients, None]]
+    if is_recorded(*args[:12]):
+        return list(apply(Bptt, *args[:19], clip, precision))
+    with below_autograd():
+        return op_bptt(*args, clip=clip, precision=precision)
+
+
+# torch's own, whose derivatives no Python slows.
+_CELLS = {"elman_tanh": torch._VF.rnn_tanh_cell, "elman_relu": torch._VF.rnn_relu_cell, "gru": torch._VF.gru_cell}
+
+
+def plain_cell(
+    input: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    h: Tensor,
+    c: Tensor | None,
+    cell: str,
+) -> Any:
+    """The operator ``cell`` by torch's operators."""
+    weights = (w_ih, w_hh, b_ih, b_hh)
+    return torch._VF.lstm_cell(input, (h, c), *weights) if cell == "lstm" else [_CELLS[cell](input, h, *weights)]
+
+
+def _cell_kernel(*args: Any) -> list[Tensor]:
+    if in_forward_mode() or is_recorded(*args[:7]):
+        return list(plain_cell(*args))
+    with below_autograd():
+        return op_cell(*args)
+
+
+def register() -> torch.library.Library:
+    """For all operators that have derivatives; for as long as what is returned is kept."""
+    library = torch.library.Library("rnnfast", "IMPL")
+    kernels = {"recurrence": _recurrence_kernel, "recurrence_bptt": _bptt_kernel, "cell": _cell_kernel}
+    for name, kernel in kernels.items():
+        # Dynamo, which sees the operators, would look into these when it runs what it compiled. Not by
+        # torch.compiler.disable: that imports Dynamo now.
+        library.impl(name, torch._disable_dynamo(kernel), "Autograd")
+    return library

@@ -1,0 +1,129 @@
+"""What the operators return for tensors without values: shapes, for tracing and for the meta device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .reference import GATES
+
+
+def _groups(w: Tensor) -> int:
+    return w.size(0) if w.dim() == 3 else 1
+
+
+def _rows_of_batch(input: Tensor, h0: Tensor | None, batch_first: bool, batch_sizes: Tensor | None) -> Any:
+    if h0 is not None:
+        return h0.size(1)
+    if batch_sizes is not None:  # as many as the first step has, a value not known here
+        return torch.library.get_ctx().new_dynamic_size()
+    return input.size(0 if batch_first else 1)
+
+
+def _recurrence(
+    input: Tensor,
+    w_ih: Tensor | None,
+    w_hh: Tensor,
+    w_hr: Tensor | None,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    cell: str,
+    direction: int = 0,
+    batch_first: bool = False,
+    batch_sizes: Tensor | None = None,
+    saves: bool = False,
+    **options: Any,
+) -> list[Tensor]:
+    G, (K, P) = _groups(w_hh), w_hh.shape[-2:]
+    lead = input.shape[:-1] if w_ih is not None else input.shape[:-2]
+    H = K // GATES[cell]
+    B = _rows_of_batch(input, h0, batch_first, batch_sizes)
+    shapes = [(*lead, G * P) if w_ih is not None else (*lead, G, P), (G, B, P)]
+    if cell == "lstm":
+        shapes += [(G, B, H)] + [(*lead, G, K), (*lead, G, H)] * saves
+    if cell == "gru":
+        shapes += [(*lead, G, K)] * saves
+    if saves and (cell == "gru" or w_hr is not None):
+        shapes += [(*lead, G, H)]
+    return [input.new_empty(shape) for shape in shapes]
+
+
+def _recurrence_int8(
+    input: Tensor,
+    w_ih: list[Tensor],
+    w_hh: list[Tensor],
+    w_hr: list[Tensor],
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    cell: str,
+    H: int,
+    P: int,
+    direction: int = 0,
+    batch_first: bool = False,
+    batch_sizes: Tensor | None = None,
+) -> list[Tensor]:
+    G, B = w_hh[0].size(0), _rows_of_batch(input, h0, batch_first, batch_sizes)
+    shapes = [(*input.shape[:-1], G * P), (G, B, P), *([(G, B, H)] if cell == "lstm" else [])]
+    return [input.new_empty(shape) for shape in shapes]
+
+
+def _recurrence_bptt(
+    dy: Tensor | None,
+    dh_n: Tensor | None,
+    dc_n: Tensor | None,
+    dc: Tensor | None,
+    input: Tensor | None,
+    w_ih: Tensor | None,
+    w_hh: Tensor,
+    w_hr: Tensor | None,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    y: Tensor,
+    saved: list[Tensor],
+    cell: str,
+    direction: int,
+    batch_first: bool,
+    batch_sizes: Tensor | None,
+    needs: int,
+    **options: Any,
+) -> list[Tensor]:
+    G, (K, P) = _groups(w_hh), w_hh.shape[-2:]
+    H = K // GATES[cell]
+    B = _rows_of_batch(y, h0, batch_first, batch_sizes) if needs & 192 else 0
+    lead = y.shape[:-1] if w_ih is not None else y.shape[:-2]
+    gates = (*lead, G, K)
+    bias = (K,) if G == 1 else (G, K)
+    given = [None if w is None else w.shape for w in (w_ih, w_hh, w_hr)]
+    shapes = [gates if w_ih is None or input is None else input.shape, *given, bias, bias, (G, B, P)]
+    shapes += [(G, B, H) if cell == "lstm" else None, gates, (*lead, G, H) if cell == "gru" else None, gates[:-1]]
+    norms = torch.float64 if y.dtype == torch.float64 else torch.float32
+    dtypes = [y.dtype] * (len(shapes) - 1) + [norms]
+    return [
+        y.new_empty(shape, dtype=dtype) if shape is not None and needs & 1 << i else y.new_empty(0)
+        for i, (shape, dtype) in enumerate(zip(shapes, dtypes, strict=True))
+    ]
+
+
+def _cell(input: Tensor, w_ih: Tensor, w_hh: Tensor, *args: Any) -> list[Tensor]:
+    state = (input.size(0), w_hh.size(1))
+    return [input.new_empty(state) for _ in range(2 if args[-1] == "lstm" else 1)]
+
+
+def register() -> None:
+    """For all operators."""
+    named = {
+        "recurrence": _recurrence,
+        "recurrence_bptt": _recurrence_bptt,
+        "recurrence_int8": _recurrence_int8,
+        "cell": _cell,
+    }
+    for name, fake in named.items():
+        torch.library.register_fake(f"rnnfast::{name}", fake)
