@@ -5,7 +5,7 @@ their own, N times the groups. No loop over samples.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,10 +23,6 @@ def _at(t: Tensor, dim: Dim, axis: int, N: int) -> Tensor:
     if dim is not None:
         return t.movedim(dim, axis)
     return t.unsqueeze(axis).expand(*t.shape[:axis], N, *t.shape[axis:])
-
-
-def _is_any(dims: Any) -> bool:
-    return any(d is not None for d in dims)
 
 
 class _Rows:
@@ -88,6 +84,10 @@ class _Groups:
         a = a.unflatten(-2, (self.N, self.G)).movedim(-3, 0)
         return a.flatten(-2) if joined else a
 
+    def split_state(self, s: Tensor) -> Tensor:
+        """The inverse of :meth:`state`."""
+        return s.unflatten(0, (self.N, self.G))
+
     def gates(self, input: Tensor, input_dim: Dim, w_ih: Tensor | None, w_dim: Dim) -> Tensor:
         """W_ih x of each sample, without w_ih what is given."""
         if w_ih is None:
@@ -97,48 +97,86 @@ class _Groups:
         return self.array(gates, 0, joined=True)
 
 
-def recurrence(
-    info: Any,
-    dims: tuple[Any, ...],
-    input: Tensor,
-    w_ih: Tensor | None,
-    w_hh: Tensor,
-    w_hr: Tensor | None,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
-    h0: Tensor | None,
-    c0: Tensor | None,
-    cell: str,
-    direction: int = 0,
-    batch_first: bool = False,
-    batch_sizes: Tensor | None = None,
-    saves: bool = False,
-    **options: Any,
-) -> tuple[list[Tensor], list[int]]:
+class _Layer(NamedTuple):
+    """The operator's arguments, or which dimension of each is that of the samples."""
+
+    input: Any
+    w_ih: Any
+    w_hh: Any
+    w_hr: Any
+    b_ih: Any
+    b_hh: Any
+    h0: Any
+    c0: Any
+    cell: Any
+    direction: Any = 0
+    batch_first: Any = False
+    batch_sizes: Any = None
+    saves: Any = False
+
+
+class _Adjoint(NamedTuple):
+    """The same for the adjoint."""
+
+    dy: Any
+    dh_n: Any
+    dc_n: Any
+    dc: Any
+    input: Any
+    w_ih: Any
+    w_hh: Any
+    w_hr: Any
+    b_ih: Any
+    b_hh: Any
+    h0: Any
+    c0: Any
+    y: Any
+    saved: Any
+    cell: Any
+    direction: Any
+    batch_first: Any
+    batch_sizes: Any
+    needs: Any
+
+    def asks(self, *places: int) -> bool:
+        return any(self.needs & 1 << i for i in places)
+
+
+def _have_weights(dims: _Layer | _Adjoint) -> bool:
+    """Whether samples have weights of their own."""
+    return any(d is not None for d in (dims.w_ih, dims.w_hh, dims.w_hr, dims.b_ih, dims.b_hh))
+
+
+def recurrence(info: Any, dims: tuple[Any, ...], *args: Any, **options: Any) -> tuple[list[Tensor], list[int]]:
     """The rule of the operator of the same name."""
-    N, states = info.batch_size, 3 if cell == "lstm" else 2
-    if not _is_any(dims[W_IH : B_HH + 1]):
-        rows = _Rows(N, batch_first, batch_sizes)
-        x = rows.fold(input, dims[INPUT], rows.axis)
-        h0, c0 = rows.fold(h0, dims[H0], 1), rows.fold(c0, dims[C0], 1)
-        layout = (cell, direction, batch_first, rows.batch_sizes)
-        results = _autograd.op(x, w_ih, w_hh, w_hr, b_ih, b_hh, h0, c0, *layout, saves, **options)
-        axes = [1 if 1 <= i < states else rows.axis for i in range(len(results))]
+    a, d, N = _Layer(*args), _Layer(*dims), info.batch_size
+    is_state = [False, True, a.cell == "lstm", *[False] * 3]
+    if not _have_weights(d):
+        rows = _Rows(N, a.batch_first, a.batch_sizes)
+        folded = a._replace(
+            input=rows.fold(a.input, d.input, rows.axis),
+            h0=rows.fold(a.h0, d.h0, 1),
+            c0=rows.fold(a.c0, d.c0, 1),
+            batch_sizes=rows.batch_sizes,
+        )
+        results = _autograd.op(*folded, **options)
+        axes = [1 if of_state else rows.axis for of_state, _ in zip(is_state, results, strict=False)]
         return [rows.unfold(r, axis) for r, axis in zip(results, axes, strict=True)], [axis + 1 for axis in axes]
-    groups = _Groups(N, w_hh, dims[W_HH], direction)
-    results = _autograd.op(
-        groups.gates(input, dims[INPUT], w_ih, dims[W_IH]),
-        None,
-        *(groups.matrices(w, d) for w, d in ((w_hh, dims[W_HH]), (w_hr, dims[W_HR]))),
-        *(groups.bias(b, d) for b, d in ((b_ih, dims[B_IH]), (b_hh, dims[B_HH]))),
-        *(groups.state(s, d) for s, d in ((h0, dims[H0]), (c0, dims[C0]))),
-        *(cell, direction, batch_first, batch_sizes, saves),
-        **options,
+    groups = _Groups(N, a.w_hh, d.w_hh, a.direction)
+    folded = a._replace(
+        input=groups.gates(a.input, d.input, a.w_ih, d.w_ih),
+        w_ih=None,
+        w_hh=groups.matrices(a.w_hh, d.w_hh),
+        w_hr=groups.matrices(a.w_hr, d.w_hr),
+        b_ih=groups.bias(a.b_ih, d.b_ih),
+        b_hh=groups.bias(a.b_hh, d.b_hh),
+        h0=groups.state(a.h0, d.h0),
+        c0=groups.state(a.c0, d.c0),
     )
-    found = [
-        r.unflatten(0, (N, groups.G)) if 1 <= i < states else groups.split(r, joined=i == 0 and w_ih is not None)
-        for i, r in enumerate(results)
-    ]
+    y, *others = _autograd.op(*folded, **options)
+    found = [groups.split(y, joined=a.w_ih is not None)]
+    for of_state, r in zip(is_state[1:], others, strict=False):
+        found.append(groups.split_state(r) if of_state else groups.split(r))
     return found, [0] * len(found)
 
 
@@ -146,154 +184,118 @@ def recurrence_bptt(
     info: Any, dims: tuple[Any, ...], *args: Any, **options: Any
 ) -> tuple[list[Tensor], list[Dim]]:
     """The rule of the operator of the same name."""
-    needs = args[18]
+    a, d = _Adjoint(*args), _Adjoint(*dims)
     # W_hr's gradient needs that of the state that it projects, which the operator keeps to itself. And what is
     # clipped has to be so all at once, also when this is differentiated: not each factor of W_hh's gradient.
-    by_groups = _is_any(dims[4 + W_IH : 4 + B_HH + 1]) or needs & 1 << W_HR or options.get("clip") is not None
-    found = (_bptt_by_groups if by_groups else _bptt_by_rows)(info.batch_size, dims, *args, **options)
-    empty = args[12].new_empty(0)
-    results = [found.get(i, empty) for i in range(NORMS + 1)]
+    by_groups = _have_weights(d) or a.asks(W_HR) or options.get("clip") is not None
+    found = (_bptt_by_groups if by_groups else _bptt_by_rows)(info.batch_size, a, d, options)
+    empty = a.y.new_empty(0)
     # Whatever is empty is so for all samples.
-    return results, [0 if i in found else None for i in range(NORMS + 1)]
+    return [found.get(i, empty) for i in range(NORMS + 1)], [0 if i in found else None for i in range(NORMS + 1)]
 
 
-def _bptt_by_rows(
-    N: int,
-    dims: tuple[Any, ...],
-    dy: Tensor | None,
-    dh_n: Tensor | None,
-    dc_n: Tensor | None,
-    dc: Tensor | None,
-    input: Tensor | None,
-    w_ih: Tensor | None,
-    w_hh: Tensor,
-    w_hr: Tensor | None,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
-    h0: Tensor | None,
-    c0: Tensor | None,
-    y: Tensor,
-    saved: list[Tensor],
-    cell: str,
-    direction: int,
-    batch_first: bool,
-    batch_sizes: Tensor | None,
-    needs: int,
-    **options: Any,
-) -> dict[int, Tensor]:
+def _bptt_by_rows(N: int, a: _Adjoint, d: _Adjoint, options: dict[str, Any]) -> dict[int, Tensor]:
     """With weights that all samples share; each has gradients for them of its own."""
-    rows = _Rows(N, batch_first, batch_sizes)
-    arrays = [rows.fold(a, dims[i], rows.axis) for i, a in ((0, dy), (3, dc), (4, input), (12, y))]
-    ends = [rows.fold(s, dims[i], 1) for i, s in ((1, dh_n), (2, dc_n), (10, h0), (11, c0))]
-    dy, dc, input, y = arrays
-    dh_n, dc_n, h0, c0 = ends
-    saved = [rows.fold(s, d, rows.axis) for s, d in zip(saved, dims[13], strict=True)]
-
-    def asks(*places: int) -> bool:
-        return any(needs & 1 << i for i in places)
-
-    gates_at = INPUT if w_ih is None else GATES  # without w_ih they are the same
-    own = needs & (1 << INPUT | 1 << H0 | 1 << C0 | 1 << INNER | 1 << NORMS)
-    own |= asks(W_IH, W_HH, B_IH, B_HH, GATES) << gates_at
-    own |= (cell == "gru" and asks(W_HH, B_HH)) << INNER
-    by, tensors = (dy, dh_n, dc_n, dc), (input, w_ih, w_hh, w_hr, b_ih, b_hh, h0, c0)
-    layout = (cell, direction, batch_first, rows.batch_sizes)
-    results = _autograd.op_bptt(*by, *tensors, y, saved, *layout, own, **options)
+    rows = _Rows(N, a.batch_first, a.batch_sizes)
+    gates_at = INPUT if a.w_ih is None else GATES  # without w_ih they are the same
+    own = a.needs & (1 << INPUT | 1 << H0 | 1 << C0 | 1 << INNER | 1 << NORMS)
+    own |= a.asks(W_IH, W_HH, B_IH, B_HH, GATES) << gates_at
+    own |= (a.cell == "gru" and a.asks(W_HH, B_HH)) << INNER
+    folded = a._replace(
+        dy=rows.fold(a.dy, d.dy, rows.axis),
+        dh_n=rows.fold(a.dh_n, d.dh_n, 1),
+        dc_n=rows.fold(a.dc_n, d.dc_n, 1),
+        dc=rows.fold(a.dc, d.dc, rows.axis),
+        input=rows.fold(a.input, d.input, rows.axis),
+        h0=rows.fold(a.h0, d.h0, 1),
+        c0=rows.fold(a.c0, d.c0, 1),
+        y=rows.fold(a.y, d.y, rows.axis),
+        saved=[rows.fold(s, dim, rows.axis) for s, dim in zip(a.saved, d.saved, strict=True)],
+        batch_sizes=rows.batch_sizes,
+        needs=own,
+    )
+    results = _autograd.op_bptt(*folded, **options)
 
     found = {}
     for i, axis in ((INPUT, rows.axis), (H0, 1), (C0, 1), (INNER, rows.axis), (NORMS, rows.axis)):
-        if asks(i) and results[i].numel() > 0:
+        if a.asks(i) and results[i].numel() > 0:
             found[i] = rows.unfold(results[i], axis).movedim(axis + 1, 0)
-    if asks(GATES):
+    if a.asks(GATES):
         found[GATES] = rows.unfold(results[gates_at], rows.axis).movedim(rows.axis + 1, 0)
-    if not asks(W_IH, W_HH, B_IH, B_HH):
+    if not a.asks(W_IH, W_HH, B_IH, B_HH):
         return found
     dgates = rows.samples(results[gates_at])  # (N, T B, G, K)
     G = dgates.size(2)
-    if asks(W_IH) and w_ih is not None:
-        found[W_IH] = torch.bmm(dgates.flatten(2).mT, rows.samples(arrays[2]))
-    if asks(B_IH):
+    if a.asks(W_IH) and a.w_ih is not None:
+        found[W_IH] = torch.bmm(dgates.flatten(2).mT, rows.samples(folded.input))
+    if a.asks(B_IH):
         found[B_IH] = _bias(dgates, G)
-    if cell == "gru" and asks(W_HH, B_HH):
+    if a.cell == "gru" and a.asks(W_HH, B_HH):
         inner = rows.samples(results[INNER])
         dgates = torch.cat([dgates[..., : 2 * inner.size(-1)], inner], -1)
-    if asks(B_HH):
+    if a.asks(B_HH):
         found[B_HH] = _bias(dgates, G)
-    if asks(W_HH):
-        states = y.unflatten(-1, (G, y.size(-1) // G)) if w_ih is not None else y
-        before = rows.samples(_states_before(states, h0, direction, Layout(batch_first, rows.batch_sizes)))
-        found[W_HH] = torch.einsum("nsgk,nsgp->ngkp", dgates, before).reshape(N, *w_hh.shape)
+    if a.asks(W_HH):
+        y = folded.y if a.w_ih is None else folded.y.unflatten(-1, (G, folded.y.size(-1) // G))
+        before = _states_before(y, folded.h0, a.direction, Layout(a.batch_first, rows.batch_sizes))
+        products = torch.einsum("nsgk,nsgp->ngkp", dgates, rows.samples(before))
+        found[W_HH] = products.reshape(N, *a.w_hh.shape)
     return found
 
 
-def _bptt_by_groups(
-    N: int,
-    dims: tuple[Any, ...],
-    dy: Tensor | None,
-    dh_n: Tensor | None,
-    dc_n: Tensor | None,
-    dc: Tensor | None,
-    input: Tensor | None,
-    w_ih: Tensor | None,
-    w_hh: Tensor,
-    w_hr: Tensor | None,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
-    h0: Tensor | None,
-    c0: Tensor | None,
-    y: Tensor,
-    saved: list[Tensor],
-    cell: str,
-    direction: int,
-    batch_first: bool,
-    batch_sizes: Tensor | None,
-    needs: int,
-    **options: Any,
-) -> dict[int, Tensor]:
+def _bptt_by_groups(N: int, a: _Adjoint, d: _Adjoint, options: dict[str, Any]) -> dict[int, Tensor]:
     """With weights for each sample, whether they are the same or not."""
-    groups, joined = _Groups(N, w_hh, dims[6], direction), w_ih is not None
-    of_gates = any(needs & 1 << i for i in (INPUT, W_IH, B_IH, GATES))
-    own = of_gates << INPUT | needs & sum(1 << i for i in (W_HH, W_HR, B_HH, H0, C0, INNER, NORMS))
-    results = _autograd.op_bptt(
-        groups.array(dy, dims[0], joined),
-        *(groups.state(s, d) for s, d in ((dh_n, dims[1]), (dc_n, dims[2]))),
-        groups.array(dc, dims[3]),
-        None if input is None else groups.gates(input, dims[4], w_ih, dims[5]),
-        None,
-        *(groups.matrices(w, d) for w, d in ((w_hh, dims[6]), (w_hr, dims[7]))),
-        *(groups.bias(b, d) for b, d in ((b_ih, dims[8]), (b_hh, dims[9]))),
-        *(groups.state(s, d) for s, d in ((h0, dims[10]), (c0, dims[11]))),
-        groups.array(y, dims[12], joined),
-        [groups.array(s, d) for s, d in zip(saved, dims[13], strict=True)],
-        *(cell, direction, batch_first, batch_sizes, own),
-        **options,
+    groups, joined = _Groups(N, a.w_hh, d.w_hh, a.direction), a.w_ih is not None
+    of_gates = a.asks(INPUT, W_IH, B_IH, GATES)
+    own = of_gates << INPUT | a.needs & sum(1 << i for i in (W_HH, W_HR, B_HH, H0, C0, INNER, NORMS))
+    folded = _Adjoint(
+        dy=groups.array(a.dy, d.dy, joined),
+        dh_n=groups.state(a.dh_n, d.dh_n),
+        dc_n=groups.state(a.dc_n, d.dc_n),
+        dc=groups.array(a.dc, d.dc),
+        input=None if a.input is None else groups.gates(a.input, d.input, a.w_ih, d.w_ih),
+        w_ih=None,
+        w_hh=groups.matrices(a.w_hh, d.w_hh),
+        w_hr=groups.matrices(a.w_hr, d.w_hr),
+        b_ih=groups.bias(a.b_ih, d.b_ih),
+        b_hh=groups.bias(a.b_hh, d.b_hh),
+        h0=groups.state(a.h0, d.h0),
+        c0=groups.state(a.c0, d.c0),
+        y=groups.array(a.y, d.y, joined),
+        saved=[groups.array(s, dim) for s, dim in zip(a.saved, d.saved, strict=True)],
+        cell=a.cell,
+        direction=a.direction,
+        batch_first=a.batch_first,
+        batch_sizes=a.batch_sizes,
+        needs=own,
     )
-    found = {i: results[i].unflatten(0, (N, groups.G)) for i in (H0, C0) if needs & 1 << i}
-    for i, w, d in ((W_HH, w_hh, dims[6]), (W_HR, w_hr, dims[7])):
-        if needs & 1 << i and w is not None:
-            found[i] = results[i].view(N, *_at(w, d, 0, N).shape[1:])
-    if needs & 1 << B_HH:
+    results = _autograd.op_bptt(*folded, **options)
+
+    found = {i: groups.split_state(results[i]) for i in (H0, C0) if a.asks(i)}
+    for i, w, dim in ((W_HH, a.w_hh, d.w_hh), (W_HR, a.w_hr, d.w_hr)):
+        if a.asks(i) and w is not None:
+            found[i] = results[i].view(N, *_at(w, dim, 0, N).shape[1:])
+    if a.asks(B_HH):
         found[B_HH] = _bias(results[B_HH].view(N, 1, groups.G, -1), groups.G)
-    if needs & 1 << INNER and cell == "gru":
+    if a.asks(INNER) and a.cell == "gru":
         found[INNER] = groups.split(results[INNER])
-    if needs & 1 << NORMS:
+    if a.asks(NORMS):
         found[NORMS] = groups.split(results[NORMS].unsqueeze(-1)).squeeze(-1)
     if not of_gates:
         return found
     dgates = groups.split(results[INPUT])  # (N, T, B, G, K) and so on
-    if needs & 1 << GATES:
-        found[GATES] = dgates
     flat = dgates.flatten(1, -3)
-    if needs & 1 << B_IH:
+    if a.asks(GATES):
+        found[GATES] = dgates
+    if a.asks(B_IH):
         found[B_IH] = _bias(flat, groups.G)
-    if w_ih is None:
+    if a.w_ih is None:
         found[INPUT] = dgates
         return found
-    assert input is not None
-    if needs & 1 << INPUT:
-        found[INPUT] = torch.bmm(flat.flatten(2), _at(w_ih, dims[5], 0, N)).unflatten(1, dgates.shape[1:-2])
-    if needs & 1 << W_IH:
-        found[W_IH] = torch.bmm(flat.flatten(2).mT, _at(input, dims[4], 0, N).flatten(1, -2))
+    if a.asks(INPUT):
+        found[INPUT] = torch.bmm(flat.flatten(2), _at(a.w_ih, d.w_ih, 0, N)).unflatten(1, dgates.shape[1:-2])
+    if a.asks(W_IH):
+        found[W_IH] = torch.bmm(flat.flatten(2).mT, _at(a.input, d.input, 0, N).flatten(1, -2))
     return found
 
 
