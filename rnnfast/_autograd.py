@@ -82,17 +82,17 @@ def _bptt(*args: Any, **options: Any) -> list[Tensor]:
 
 
 class Recurrence(Function):
-    """The operator ``recurrence``, its tensors first; `norms` is filled by the backward pass."""
+    """The operator ``recurrence``, its tensors first; the backward pass calls `note`."""
 
     # What is kept is kept here, not in a setup_context of its own: that is a second call, which a small layer
     # feels.
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
-        *inputs, cell, direction, batch_first, batch_sizes, saves, clip, precision, norms = args
+        *inputs, cell, direction, batch_first, batch_sizes, saves, clip, precision, note = args
         with _to_what_is_below():
             results = op(*args[:12], True, clip=clip, precision=precision)
         count = results_of(cell)
-        ctx.layout, ctx.options, ctx.norms = (cell, direction, batch_first), (clip, precision), norms
+        ctx.layout, ctx.options, ctx.note = (cell, direction, batch_first), (clip, precision), note
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs, batch_sizes, results[0], *results[count:])
         if saves:
@@ -116,10 +116,10 @@ class Recurrence(Function):
         if _in_legacy_vmap(*by):
             given = (*ctx.layout, batch_sizes, clip)
             return (*_by_reference(inputs, by, given, needs, torch.is_grad_enabled()), *absent)
-        wanted = sum(1 << i for i, needed in enumerate(needs) if needed) | (ctx.norms is not None) << NORMS
+        wanted = sum(1 << i for i, needed in enumerate(needs) if needed) | (ctx.note is not None) << NORMS
         gradients = _bptt(*by, *inputs, y, saved, *ctx.layout, batch_sizes, wanted, clip=clip, precision=precision)
-        if ctx.norms is not None:
-            ctx.norms.copy_(gradients[NORMS])
+        if ctx.note is not None:
+            ctx.note(gradients[NORMS].detach())
         each = [d if needed else None for d, needed in zip(gradients, needs, strict=False)]
         for i in (4, 5):
             d, bias = each[i], inputs[i]

@@ -14,6 +14,7 @@ of this, go past the dispatcher's detour through Python: to the same Function, o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,29 +40,31 @@ def recurrence(
     batch_sizes: Tensor | None,
     states: bool = False,
     clip: float | None = None,
-    norms: Tensor | None = None,
+    note: Callable[[Tensor], None] | None = None,
 ) -> Any:
     """A layer of any cell, differentiable.
 
-    Args: as in ``csrc/ops.cpp``; states: whether an LSTM's c of every step is wanted. The backward pass clips
-        and fills `norms` (torch.func's transforms do not fill it).
+    Args: as in ``csrc/ops.cpp``; states: whether an LSTM's c of every step is wanted; note: called by the backward
+        pass with the norms of dL/dh_t, (T, B, G) and so on (not under torch.func's transforms).
 
     Returns:
         y and h_n; of an LSTM also c_n, and with `states` all c, (T, B, G, H) and so on.
     """
     args = (input, w_ih, w_hh, w_hr, b_ih, b_hh, h0, c0, cell, direction, batch_first, batch_sizes)
     if not _library.serves(input) or in_forward_mode():
-        noted = None if transformed() else norms
-        return reference.layer(*args, clip, noted)[: _autograd.results_of(cell) + states]
+        norms = None if note is None or transformed() else _room_for_norms(input, w_ih, w_hh)
+        if note is not None and norms is not None:
+            note(norms)  # the backward pass fills it
+        return reference.layer(*args, clip, norms)[: _autograd.results_of(cell) + states]
     precision = _library.precision(input.device, input.dtype) if input.is_cuda else None
     recorded = _autograd.is_recorded(w_hh, input, w_ih, b_ih, b_hh, h0, c0, w_hr)
     if _is_traced() or (recorded and torch._C._get_tracing_state() is not None):
-        if norms is not None and torch.compiler.is_compiling():
-            results = _apply_outside_graph(*args, states, clip, precision, norms)
+        if note is not None and torch.compiler.is_compiling():
+            results = _apply_outside_graph(*args, states, clip, precision, note)
         else:
             results = _autograd.op(*args, states, clip=clip, precision=precision)
     elif recorded:
-        results = _autograd.apply(_autograd.Recurrence, *args, states, clip, precision, norms)
+        results = _autograd.apply(_autograd.Recurrence, *args, states, clip, precision, note)
     else:
         with below_autograd():
             results = _autograd.op(*args, states, precision=precision)
@@ -94,6 +97,13 @@ def cell(
         return _autograd.op_cell(*args, cell)
     with below_autograd():
         return _autograd.op_cell(*args, cell)
+
+
+def _room_for_norms(input: Tensor, w_ih: Tensor | None, w_hh: Tensor) -> Tensor:
+    groups = w_hh.size(0) if w_hh.dim() == 3 else 1
+    lead = input.shape[:-1] if w_ih is not None else input.shape[:-2]
+    dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
+    return torch.full((*lead, groups), torch.nan, dtype=dtype, device=input.device)
 
 
 def _is_traced() -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +17,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class _Noted(NamedTuple):
+class _Noted:
     """What one call of a layer left: norms, (T, B, D) and so on, in the layout of its output."""
 
-    norms: Tensor
-    batch_first: bool
-    batch_sizes: Tensor | None
+    def __init__(self, x: Tensor, directions: int, batch_first: bool, batch_sizes: Tensor | None) -> None:
+        self.shape, self.device = (*x.shape[:-1], directions), x.device
+        self.dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        self.batch_first, self.batch_sizes = batch_first, batch_sizes
+        self.found: Tensor | None = None
+
+    def take(self, norms: Tensor) -> None:
+        """Called by BPTT."""
+        self.found = norms
 
     def by_time(self) -> Tensor:
+        norms = self.found
+        if norms is None:
+            norms = torch.full(self.shape, torch.nan, dtype=self.dtype, device=self.device)
         if self.batch_sizes is not None:
-            return pad_packed_sequence(PackedSequence(self.norms, self.batch_sizes))[0]
-        return self.norms.transpose(0, 1) if self.batch_first else self.norms
+            return pad_packed_sequence(PackedSequence(norms, self.batch_sizes))[0]
+        return norms.transpose(0, 1) if self.batch_first else norms
 
 
 class Recording:
@@ -40,9 +49,15 @@ class Recording:
     def __init__(self) -> None:
         self._calls: dict[str, list[_Noted]] = {}
 
-    def _note(self, path: str, layer: int, norms: Tensor, batch_first: bool, batch_sizes: Tensor | None) -> None:
+    def _note(
+        self, path: str, layer: int, x: Tensor, bidirectional: bool, batch_first: bool, batch_sizes: Tensor | None
+    ) -> Callable[[Tensor], None] | None:
+        if not torch.is_grad_enabled():
+            return None
         name = f"{path}.l{layer}" if path else f"l{layer}"
-        self._calls.setdefault(name, []).append(_Noted(norms, batch_first, batch_sizes))
+        noted = _Noted(x, 2 if bidirectional else 1, batch_first, batch_sizes)
+        self._calls.setdefault(name, []).append(noted)
+        return noted.take
 
     @property
     def names(self) -> list[str]:

@@ -23,8 +23,8 @@ class RecurrentLayer(torch.nn.RNNBase):
     """
 
     bptt_clip: float | None = None
-    # Called with each layer's number, the tensor that BPTT will fill with the norms of dL/dh_t, (T, B, D) and so
-    # on, and how that is laid out (rnnfast.lab.record_gradients).
+    # Called with each layer's number, its input and how that is laid out; gives what BPTT will call with the norms
+    # of dL/dh_t, (T, B, D) and so on (rnnfast.lab.record_gradients).
     _recorder: Any = None
     _instead = "instead"  # how torch's message about an input of wrong rank ends
 
@@ -170,25 +170,17 @@ class RecurrentLayer(torch.nn.RNNBase):
     ) -> Any:
         """One layer, both directions: output, h_n and of an LSTM c_n."""
         direction = 2 if self.bidirectional else 0
-        norms = self._room_for_norms(layer, x, batch_first, batch_sizes) if self._recorder is not None else None
-        options: Any = (self._cell, direction, batch_first, batch_sizes, False, self.bptt_clip, norms)
+        note = (
+            None
+            if self._recorder is None
+            else self._recorder(layer, x, self.bidirectional, batch_first, batch_sizes)
+        )
+        options: Any = (self._cell, direction, batch_first, batch_sizes, False, self.bptt_clip, note)
         if not profiler._is_profiler_enabled:
             return ops.recurrence(x, *self._weights(layer, dtype), h0, c0, *options)
         directions = "forward and reverse" if self.bidirectional else "forward"
         with profiler.record_function(f"rnnfast.{type(self).__name__} layer {layer}, {directions}"):
             return ops.recurrence(x, *self._weights(layer, dtype), h0, c0, *options)
-
-    def _room_for_norms(
-        self, layer: int, x: Tensor, batch_first: bool, batch_sizes: Tensor | None
-    ) -> Tensor | None:
-        """A tensor that the backward pass fills, known to the recorder."""
-        if not torch.is_grad_enabled():
-            return None
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        shape = (*x.shape[:-1], 2 if self.bidirectional else 1)
-        norms = torch.full(shape, torch.nan, dtype=dtype, device=x.device)
-        self._recorder(layer, norms, batch_first, batch_sizes)
-        return norms
 
     def _weights(self, layer: int, dtype: torch.dtype | None) -> tuple[Any, Any, Any, Any, Any]:
         """W_ih, W_hh, W_hr, b_ih, b_hh of a layer.
