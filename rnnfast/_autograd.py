@@ -13,11 +13,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.eager_transforms import enable_inplace_requires_grad
-from torch._functorch.utils import enable_single_level_autograd_function, unwrap_dead_wrappers
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
 from . import _library, reference
+from ._torch import (
+    apply,
+    below_autograd,
+    differentiable,
+    hidden_from_dynamo,
+    in_forward_mode,
+    in_legacy_vmap,
+    transformed,
+    unwrap_dead_wrappers,
+    without_autocast,
+)
 
 if _library.ISA is not None:
     op = torch.ops.rnnfast.recurrence.default
@@ -40,16 +49,6 @@ def is_recorded(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def in_forward_mode() -> bool:
-    """Whether forward-mode derivatives are being taken; also by torch.func.jvp and its like."""
-    return forward_ad._current_level >= 0
-
-
-# Calls an operator past its derivatives.
-below_autograd = torch._C._AutoDispatchBelowAutograd
-transformed = torch._C._are_functorch_transforms_active
-
-
 @contextmanager
 def _for_outer_transforms() -> Iterator[None]:
     """Outer transforms of torch.func differentiate as well, though a Function's forward pass is not recorded."""
@@ -62,20 +61,9 @@ def _to_what_is_below() -> Any:
     return _for_outer_transforms() if transformed() else below_autograd()
 
 
-def apply(function: type[Function], *args: Any) -> Any:
-    """``function.apply``, without the binding of the signature that it does on each call for torch.func's sake.
-
-    It would also hand the Function over to torch.func; here the transforms are at work above us, and wait.
-    """
-    if transformed():
-        with enable_single_level_autograd_function():
-            return super(Function, function).apply(*args)
-    return super(Function, function).apply(*args)
-
-
 def _bptt(*args: Any, **options: Any) -> list[Tensor]:
     """The operator, past its derivatives where no one can ask for them."""
-    if torch.is_grad_enabled() or transformed() or in_forward_mode():
+    if torch.is_grad_enabled() or transformed() or in_forward_mode(*args[:13]):
         return op_bptt(*args, **options)
     with below_autograd():
         return op_bptt(*args, **options)
@@ -102,6 +90,7 @@ class Recurrence(Function):
         return tuple(results[:count])
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, *others: Tensor | None) -> tuple[Any, ...]:
         absent = (None,) * 8  # what is no tensor of TENSORS
         cell = ctx.layout[0]
@@ -113,7 +102,7 @@ class Recurrence(Function):
         needs = ctx.needs_input_grad[: len(TENSORS)]
         kept, (clip, precision) = ctx.saved_tensors, ctx.options  # once: torch.utils.checkpoint rebuilds them here
         inputs, (batch_sizes, y, *saved) = kept[: len(TENSORS)], kept[len(TENSORS) :]
-        if _in_legacy_vmap(*by):
+        if in_legacy_vmap(*by):
             given = (*ctx.layout, batch_sizes, clip)
             return (*_by_reference(inputs, by, given, needs, torch.is_grad_enabled()), *absent)
         wanted = sum(1 << i for i, needed in enumerate(needs) if needed) | (ctx.note is not None) << NORMS
@@ -145,6 +134,7 @@ class Bptt(Function):
         return tuple(results)
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, *vs: Tensor | None) -> tuple[Any, ...]:
         # What a transform that has ended wrapped still says that it has gradients.
         *tensors, batch_sizes = unwrap_dead_wrappers(ctx.saved_tensors)
@@ -154,27 +144,25 @@ class Bptt(Function):
             needs = [bool(ctx.needs & 1 << i) for i in range(NORMS)]
             given = (*ctx.given, batch_sizes, ctx.clip)
             gradients = _by_reference(tensors[4:], tensors[:4], given, needs, create_graph=True)
-            of = [(g, v) for g, v in zip(gradients, vs, strict=False) if g is not None and v is not None]
-            of = [(g, v) for g, v in of if g.requires_grad]
+            pairs = zip(gradients, vs, strict=False)
+            of = [(g, v.view(g.shape)) for g, v in pairs if v is not None and g is not None and g.requires_grad]
             wanted = [t for t, needed in zip(tensors, asked, strict=True) if needed]
             found = _gradients_of(of, wanted, again)
         each = iter(found)
         return (*(next(each) if needed else None for needed in asked), *(None,) * 9)
 
 
+def _bias_shape(w_hh: Tensor, bias: Tensor) -> tuple[int, ...]:
+    """That of a bias's gradient, which the operator returns: (K), of several groups (G, K)."""
+    G = w_hh.size(0) if w_hh.dim() == 3 else 1
+    return (bias.numel(),) if G == 1 else (G, bias.numel() // G)
+
+
 def _its_own(t: Tensor | None) -> Tensor | None:
     """A view, so that nothing is differentiated beyond it; one that has gradients."""
     if t is None:
         return None
-    return t.view_as(t) if t.requires_grad else _differentiable(t.detach())
-
-
-def _differentiable(t: Tensor) -> Tensor:
-    """The same, with gradients; torch.func lets no one say so without asking."""
-    if not transformed():
-        return t.requires_grad_()
-    with enable_inplace_requires_grad(True):
-        return t.requires_grad_()
+    return t.view_as(t) if t.requires_grad else differentiable(t.detach())
 
 
 def _gradients_of(of: list[tuple[Tensor, Tensor]], wanted: list[Tensor], create_graph: bool) -> Any:
@@ -185,6 +173,7 @@ def _gradients_of(of: list[tuple[Tensor, Tensor]], wanted: list[Tensor], create_
     return torch.autograd.grad(results, wanted, by, create_graph=create_graph, allow_unused=True)
 
 
+@without_autocast
 def _by_reference(inputs: Any, by: Any, given: tuple[Any, ...], needs: Any, create_graph: bool) -> list[Any]:
     """The gradients that recurrence_bptt returns, but for norms, as plain torch finds them.
 
@@ -201,18 +190,13 @@ def _by_reference(inputs: Any, by: Any, given: tuple[Any, ...], needs: Any, crea
         lead = inputs[0].shape[: -1 if inputs[1] is not None else -2]
         G = w_hh.size(0) if w_hh.dim() == 3 else 1
         more = [*needs[GATES:], False, False][:2]
-        added = _differentiable(like((*lead, G, w_hh.size(-2)))) if more[0] else None
-        inner = _differentiable(like((*lead, G, H))) if more[1] and given[0] == "gru" else None
+        added = differentiable(like((*lead, G, w_hh.size(-2)))) if more[0] else None
+        inner = differentiable(like((*lead, G, H))) if more[1] and given[0] == "gru" else None
         results = reference.layer(*tensors, *given, added=added, inner=inner)
         of = [(r, d) for r, d in zip(results, by, strict=False) if d is not None and r.requires_grad]
         places = [*zip(tensors, needs, strict=False), (added, added is not None), (inner, inner is not None)]
         found = iter(_gradients_of(of, [t for t, needed in places if needed], create_graph))
     return [next(found) if needed else None for _, needed in places]
-
-
-def _in_legacy_vmap(*tensors: Tensor | None) -> bool:
-    """Whether a backward is run for many gradients at once, as by ``is_grads_batched=True``."""
-    return any(t is not None and torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors)
 
 
 def _recurrence_kernel(
@@ -234,7 +218,7 @@ def _recurrence_kernel(
     precision: str | None = None,
 ) -> list[Tensor]:
     tensors, layout = (input, w_ih, w_hh, w_hr, b_ih, b_hh, h0, c0), (cell, direction, batch_first, batch_sizes)
-    if in_forward_mode():
+    if in_forward_mode(*tensors):
         if saves:
             raise RuntimeError("saves: got True in forward-mode differentiation, which has no use for it")
         return list(reference.layer(*tensors, *layout, clip)[: results_of(cell)])
@@ -246,10 +230,13 @@ def _recurrence_kernel(
 
 def _bptt_kernel(*args: Any, clip: float | None = None, precision: str | None = None) -> list[Tensor]:
     by, inputs, (cell, direction, batch_first, batch_sizes, needs) = args[:4], args[4:12], args[14:19]
-    if in_forward_mode():
+    if in_forward_mode(*args[:13]):
         each = [bool(needs & 1 << i) for i in range(NORMS)]
         given = (cell, direction, batch_first, batch_sizes, clip)
         gradients = _by_reference(list(inputs), by, given, each, torch.is_grad_enabled())
+        for i in (4, 5):
+            if gradients[i] is not None:
+                gradients[i] = gradients[i].view(_bias_shape(inputs[2], gradients[i]))
         return [args[12].new_empty(0) if g is None else g for g in [*gradients, None]]
     if is_recorded(*args[:12]):
         return list(apply(Bptt, *args[:19], clip, precision))
@@ -277,7 +264,12 @@ def plain_cell(
 
 
 def _cell_kernel(*args: Any) -> list[Tensor]:
-    if in_forward_mode() or is_recorded(*args[:7]):
+    if transformed():  # which have no rules for all of torch's cells
+        input, w_ih, w_hh, b_ih, b_hh, h, c, name = args
+        h0, c0 = [None if s is None else s.unsqueeze(0) for s in (h, c)]
+        _, *states = op(input.unsqueeze(0), w_ih, w_hh, None, b_ih, b_hh, h0, c0, name)
+        return [s.squeeze(0) for s in states]
+    if in_forward_mode(*args[:7]) or is_recorded(*args[:7]):
         return list(plain_cell(*args))
     with below_autograd():
         return op_cell(*args)
@@ -288,7 +280,6 @@ def register() -> torch.library.Library:
     library = torch.library.Library("rnnfast", "IMPL")
     kernels = {"recurrence": _recurrence_kernel, "recurrence_bptt": _bptt_kernel, "cell": _cell_kernel}
     for name, kernel in kernels.items():
-        # Dynamo, which sees the operators, would look into these when it runs what it compiled. Not by
-        # torch.compiler.disable: that imports Dynamo now.
-        library.impl(name, torch._disable_dynamo(kernel), "Autograd")
+        # Dynamo, which sees the operators, would look into these when it runs what it compiled.
+        library.impl(name, hidden_from_dynamo(kernel), "Autograd")
     return library

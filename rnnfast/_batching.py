@@ -4,6 +4,8 @@ their own, N times the groups. No loop over samples.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -54,8 +56,8 @@ class _Groups:
         self.G = 1 if one else _at(w_hh, dim, 0, N).size(1)
         if direction == 2 and self.G % 2 == 1:
             raise NotImplementedError(
-                f"w_hh: got {self.G} groups in alternating directions with weights for each sample of a vmap, "
-                "expected an even number"
+                f"w_hh: got {self.G} groups in alternating directions under vmap, expected an even number where "
+                "samples have weights of their own, W_hr's gradient is wanted or gradients are clipped"
             )
 
     def matrices(self, w: Tensor | None, dim: Dim) -> Any:
@@ -147,6 +149,39 @@ def _have_weights(dims: _Layer | _Adjoint) -> bool:
     return any(d is not None for d in (dims.w_ih, dims.w_hh, dims.w_hr, dims.b_ih, dims.b_hh))
 
 
+Rule = Callable[..., tuple[list[Tensor], list[Dim]]]
+
+
+def _rule(operator: str) -> Callable[[Any], Rule]:
+    """What all rules share: no samples at all, and what cannot be batched."""
+
+    def of(rule: Any) -> Rule:
+        @wraps(rule)
+        def call(info: Any, dims: tuple[Any, ...], *args: Any, **options: Any) -> Any:
+            for arg, dim in zip(args, dims, strict=False):
+                if dim is not None and isinstance(arg, Tensor) and not arg.is_floating_point():
+                    raise NotImplementedError(
+                        f"batch_sizes: got {arg.size(dim)} samples under vmap, expected the same for all of them"
+                    )
+            if info.batch_size > 0:
+                return rule(info, dims, *args, **options)
+            one = [_one_of_none(arg, dim) for arg, dim in zip(args, dims, strict=False)]
+            results = getattr(_autograd, operator)(*one, *args[len(one) :], **options)
+            return [r.new_empty((0, *r.shape)) for r in results], [0] * len(results)
+
+        return call
+
+    return of
+
+
+def _one_of_none(arg: Any, dim: Any) -> Any:
+    """An argument as one sample would have it, where there is none."""
+    if isinstance(arg, list):
+        return [_one_of_none(a, d) for a, d in zip(arg, dim, strict=True)]
+    return arg if dim is None else arg.new_zeros(arg.movedim(dim, 0).shape[1:])
+
+
+@_rule("op")
 def recurrence(info: Any, dims: tuple[Any, ...], *args: Any, **options: Any) -> tuple[list[Tensor], list[int]]:
     """The rule of the operator of the same name."""
     a, d, N = _Layer(*args), _Layer(*dims), info.batch_size
@@ -180,6 +215,7 @@ def recurrence(info: Any, dims: tuple[Any, ...], *args: Any, **options: Any) -> 
     return found, [0] * len(found)
 
 
+@_rule("op_bptt")
 def recurrence_bptt(
     info: Any, dims: tuple[Any, ...], *args: Any, **options: Any
 ) -> tuple[list[Tensor], list[Dim]]:
@@ -192,6 +228,21 @@ def recurrence_bptt(
     empty = a.y.new_empty(0)
     # Whatever is empty is so for all samples.
     return [found.get(i, empty) for i in range(NORMS + 1)], [0 if i in found else None for i in range(NORMS + 1)]
+
+
+@_rule("op_cell")
+def cell(info: Any, dims: tuple[Any, ...], *args: Any) -> tuple[list[Tensor], list[int]]:
+    """The rule of the operator of the same name: that of a layer of one step."""
+
+    def of_layer(given: tuple[Any, ...], change: Callable[[Any], Any]) -> tuple[Any, ...]:
+        input, w_ih, w_hh, b_ih, b_hh, h, c = given[:7]
+        h0, c0 = [None if s is None else change(s) for s in (h, c)]
+        return None if input is None else change(input), w_ih, w_hh, None, b_ih, b_hh, h0, c0
+
+    name = args[7]
+    layer = (*of_layer(args, lambda t: t.unsqueeze(0)), name)
+    (_, *states), (_, *at) = recurrence(info, (*of_layer(dims, lambda d: d + 1), None), *layer)
+    return [s.movedim(d, 0).squeeze(1) for s, d in zip(states, at, strict=True)], [0] * len(states)
 
 
 def _bptt_by_rows(N: int, a: _Adjoint, d: _Adjoint, options: dict[str, Any]) -> dict[int, Tensor]:
@@ -320,6 +371,6 @@ def _states_before(y: Tensor, h0: Tensor | None, direction: int, layout: Layout)
 
 
 def register() -> None:
-    """For the operators of a layer."""
-    torch.library.register_vmap("rnnfast::recurrence", recurrence)
-    torch.library.register_vmap("rnnfast::recurrence_bptt", recurrence_bptt)
+    """For all operators that have derivatives."""
+    for rule in (recurrence, recurrence_bptt, cell):
+        torch.library.register_vmap(f"rnnfast::{rule.__name__}", rule)

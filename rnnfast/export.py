@@ -19,7 +19,8 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
 
     Raises:
         RuntimeError: where no kernels are built.
-        NotImplementedError: in ``run_decompositions``, if the number of steps varies, or a sequence is packed.
+        NotImplementedError: in ``run_decompositions``, if the number of steps varies, a sequence is packed or
+            gradients are clipped.
 
     Example:
         >>> batch = torch.export.Dim("batch")
@@ -45,8 +46,12 @@ def _recurrence(
     batch_first: bool = False,
     batch_sizes: Tensor | None = None,
     saves: bool = False,
+    *,
+    clip: float | None = None,
     **options: Any,
 ) -> list[Tensor]:
+    if clip is not None:
+        raise NotImplementedError(f"bptt_clip: got {clip}, which torch's operators do not have, expected None")
     T = input.size(1 if batch_first else 0)
     if batch_sizes is not None or not isinstance(T, int) or saves:
         got = (

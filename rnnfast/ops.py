@@ -22,7 +22,16 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from . import _autograd, _library, reference
-from ._autograd import below_autograd, in_forward_mode, transformed
+from ._torch import (
+    apply,
+    below_autograd,
+    hidden_from_dynamo,
+    in_forward_mode,
+    is_compiling,
+    is_traced_by_jit,
+    transformed,
+    without_autocast,
+)
 
 
 def recurrence(
@@ -51,23 +60,25 @@ def recurrence(
         y and h_n; of an LSTM also c_n, and with `states` all c, (T, B, G, H) and so on.
     """
     args = (input, w_ih, w_hh, w_hr, b_ih, b_hh, h0, c0, cell, direction, batch_first, batch_sizes)
-    if not _library.serves(input) or in_forward_mode():
+    if not _library.serves(input) or in_forward_mode(*args[:8]):
         norms = None if note is None or transformed() else _room_for_norms(input, w_ih, w_hh)
         if note is not None and norms is not None:
             note(norms)  # the backward pass fills it
         return reference.layer(*args, clip, norms)[: _autograd.results_of(cell) + states]
     precision = _library.precision(input.device, input.dtype) if input.is_cuda else None
     recorded = _autograd.is_recorded(w_hh, input, w_ih, b_ih, b_hh, h0, c0, w_hr)
-    if _is_traced() or (recorded and torch._C._get_tracing_state() is not None):
+    if not is_dynamo_compiling() and transformed():
+        results = _in_given_dtypes(*args, states, clip=clip, precision=precision)
+    elif is_compiling() or (recorded and is_traced_by_jit() is not None):
         if note is not None and torch.compiler.is_compiling():
             results = _apply_outside_graph(*args, states, clip, precision, note)
         else:
             results = _autograd.op(*args, states, clip=clip, precision=precision)
     elif recorded:
-        results = _autograd.apply(_autograd.Recurrence, *args, states, clip, precision, note)
+        results = apply(_autograd.Recurrence, *args, states, clip, precision, note)
     else:
         with below_autograd():
-            results = _autograd.op(*args, states, precision=precision)
+            results = _autograd.op(*args, states, clip=clip, precision=precision)
     return [*results[:3], results[4]] if states else results
 
 
@@ -86,14 +97,11 @@ def cell(
     Where a gradient may be asked for it is torch's own operator, whose derivatives no Python slows.
     """
     args = (input, w_ih, w_hh, b_ih, b_hh, h, c)
-    if not is_dynamo_compiling() and transformed():  # torch's has no rules for all of them
-        h0, c0 = [None if s is None else s.unsqueeze(0) for s in (h, c)]
-        _, *states = recurrence(input.unsqueeze(0), w_ih, w_hh, None, b_ih, b_hh, h0, c0, cell, 0, False, None)
-        return [s.squeeze(0) for s in states]
-    plain = _autograd.is_recorded(*args) and torch._C._get_tracing_state() is None
-    if plain or not _library.serves(input) or in_forward_mode():
+    recorded = _autograd.is_recorded(*args)
+    traced = is_traced_by_jit() is not None or (not is_dynamo_compiling() and transformed())
+    if (recorded and not traced) or not _library.serves(input) or in_forward_mode(*args):
         return _autograd.plain_cell(*args, cell)
-    if _is_traced() or _autograd.is_recorded(*args):
+    if traced or is_compiling():
         return _autograd.op_cell(*args, cell)
     with below_autograd():
         return _autograd.op_cell(*args, cell)
@@ -106,14 +114,14 @@ def _room_for_norms(input: Tensor, w_ih: Tensor | None, w_hh: Tensor) -> Tensor:
     return torch.full((*lead, groups), torch.nan, dtype=dtype, device=input.device)
 
 
-def _is_traced() -> bool:
-    """Whether a compiler or torch.func is at work, who are to see the operator itself."""
-    return is_dynamo_compiling() or torch.compiler._is_compiling_flag or transformed()
+@without_autocast  # whose state is what torch.func's transforms restore: too late in what they call
+def _in_given_dtypes(*args: Any, **options: Any) -> Any:
+    return _autograd.op(*args, **options)
 
 
-@torch._disable_dynamo  # unlike torch.compiler.disable, does not import Dynamo before it is needed
+@hidden_from_dynamo
 def _apply_outside_graph(*args: Any) -> Any:
-    return _autograd.apply(_autograd.Recurrence, *args)
+    return apply(_autograd.Recurrence, *args)
 
 
 if _library.ISA is not None:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import Function
 
+from ._torch import apply, is_within_a_kernel, without_autocast
 from .sequences import Layout, is_reversed
 
 Clipped = Callable[[Tensor], Tensor]  # the same value; its gradient, all told, is clipped
@@ -68,19 +68,8 @@ class _Bounded(Function):
 
 
 def _bounded(state: Tensor, clip: float | None, norms: Tensor | None = None) -> Tensor:
-    return (_apply_once if _is_within_a_kernel() else _Bounded.apply)(state, clip, norms)
-
-
-def _is_within_a_kernel() -> bool:
-    """Whether this runs for an operator that torch.func's transforms, which are at work, are calling already."""
-    key = torch._C.DispatchKey.FuncTorchDynamicLayerFrontMode
-    return torch._C._are_functorch_transforms_active() and torch._C._dispatch_tls_is_dispatch_key_excluded(key)
-
-
-def _apply_once(*args: Any) -> Any:
-    """``apply`` for the transform that is calling, without handing the Function over to all of them."""
-    with enable_single_level_autograd_function():
-        return super(Function, _Bounded).apply(*args)
+    # Within a kernel, for the transform that is calling, not handed over to all of them.
+    return (partial(apply, _Bounded) if is_within_a_kernel() else _Bounded.apply)(state, clip, norms)
 
 
 # How many gates a unit has.
@@ -151,6 +140,7 @@ def recurrence(
     return (joined[0], *ends_joined, *joined[1:])
 
 
+@without_autocast
 def layer(
     input: Tensor,
     w_ih: Tensor | None,

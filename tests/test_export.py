@@ -129,3 +129,9 @@ def test_torchs_layers_keep_the_number_of_steps(name):
     """Ours would be no news if they did not."""
     with pytest.raises(Exception, match=r"Constraints violated|were assigned during export"):
         exported(getattr(nn, name)(3, 4), torch.randn(5, 2, 3))
+
+
+def test_decomposing_refuses_what_torchs_operators_do_not_have():
+    program = exported(rnnfast.GRU(3, 4, bptt_clip=0.5), torch.randn(5, 2, 3), fixed_steps=True)
+    with pytest.raises(Exception, match=r"bptt_clip: got 0.5, which torch's operators do not have"):
+        program.run_decompositions(rnnfast.export.decompositions())

@@ -9,7 +9,8 @@ from problems import random_batch_sizes
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnfast import _autograd
+from rnnfast import _autograd, functional
+from rnnfast.reference import GATES
 
 
 def layer_function(layer, batch_sizes=None, with_hx=True):
@@ -203,3 +204,32 @@ def test_changing_an_output_in_place_is_noticed(kind):
     output.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         output.sum().backward()
+
+
+@pytest.mark.parametrize("with_groups", [True, False])
+@pytest.mark.parametrize("name", ["elman", "lstm", "gru"])
+def test_second_derivatives_of_a_bias_in_whatever_form(name, with_groups):
+    """(1, K) beside w_hh of (1, K, H), (K) beside (K, H)."""
+    K = 4 * GATES[{"elman": "elman_tanh"}.get(name, name)]
+    shapes = [(3, 2, 1, K), (1, K, 4), (1, K)] if with_groups else [(3, 2, K), (K, 4), (K,)]
+    args = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+    def function(*args):
+        return getattr(functional, name)(*args)[0]
+
+    assert gradgradcheck(function, args, fast_mode=True)
+    loss = torch.func.hessian(lambda b: function(*args[:2], b).sin().sum())
+    expected = torch.autograd.functional.hessian(lambda b: function(*args[:2], b).sin().sum(), args[2])
+    torch.testing.assert_close(loss(args[2]), expected)
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_second_derivatives_of_flat_biases(flat):
+    """The operator takes those of two groups side by side as well."""
+    shapes = [(3, 2, 2), (16, 2), (2, 8, 2), (16,) if flat else (2, 8)]
+    x, w_ih, w_hh, bias = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+    def function(*args):
+        return torch.ops.rnnfast.recurrence(*args[:3], None, *args[3:], None, None, "lstm", 2)[0]
+
+    assert gradgradcheck(function, (x, w_ih, w_hh, bias, bias.detach().clone().requires_grad_()), fast_mode=True)

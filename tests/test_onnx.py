@@ -110,5 +110,8 @@ def test_torchs_layers_keep_the_number_of_steps(name, tmp_path):
         exported(layer, path, torch.randn(5, 2, 3), table=dict)
         np.testing.assert_allclose(run(path, x)[0], layer(x)[0].detach().numpy(), atol=2e-5)
 
-    with pytest.raises(Exception):  # noqa: B017  of torch's export or of ONNX Runtime
-        at_another_size()
+    steps = "Reshape|Got invalid dimensions|Constraints violated"  # of ONNX Runtime, or of torch's export
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch has several to give
+        with pytest.raises(Exception, match=steps):
+            at_another_size()

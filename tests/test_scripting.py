@@ -97,5 +97,38 @@ def test_wrong_input_gets_one_line():
     model = torch.jit.script(rnnfast.GRU(3, 4))
     with pytest.raises(Exception, match="input: got 4 dimensions, expected 2 or 3"):
         model(torch.randn(1, 1, 1, 3))
+    with pytest.raises(Exception, match="input: got 0 steps, expected at least one"):
+        model(torch.randn(0, 2, 3))
+    with pytest.raises(Exception, match="hx: got 2 states, expected 1"):
+        model(torch.randn(5, 2, 3), torch.randn(2, 2, 4))
     with pytest.raises(Exception, match=r"w_ih: got shape \(12, 3\), expected \(12, 5\)"):
         model(torch.randn(5, 2, 5))
+
+
+@pytest.mark.parametrize("name", ["GRU", "GRUCell"])
+def test_subclasses(name):
+    """One with a forward of its own is scripted by it; others are refused, not scripted as their base."""
+    base = getattr(rnnfast, name)
+
+    class Derived(base):
+        pass
+
+    class WithForward(base):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return input + 1
+
+    x = torch.randn(2, 3)
+    assert torch.equal(torch.jit.script(WithForward(3, 4))(x), x + 1)
+    with pytest.raises(TypeError, match=f"got Derived, expected rnnfast.{name} itself"):
+        torch.jit.script(Derived(3, 4))
+    weight = "weight_hh_l0" if name == "GRU" else "weight_hh"
+    parametrized = nn.utils.parametrizations.spectral_norm(base(3, 4), weight)
+    with pytest.raises(TypeError, match="expected rnnfast"):
+        torch.jit.script(parametrized)
+
+
+def test_a_trace_without_gradients_keeps_the_clip():
+    layer, x = rnnfast.LSTM(3, 4, bptt_clip=1e-3), torch.randn(5, 2, 3)
+    with torch.no_grad():
+        traced = torch.jit.trace(layer, (x,))
+    torch.testing.assert_close(gradients(traced, traced, x), gradients(layer, layer, x))

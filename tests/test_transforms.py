@@ -9,6 +9,8 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vmap
 from torch.nn.utils.rnn import pack_sequence
 
+from rnnfast import reference
+
 
 @pytest.fixture(params=[True, False], ids=["weights require grad", "no grad"])
 def layer(request, kind):
@@ -116,3 +118,11 @@ def test_compiled_training_step(layer):
     layer.zero_grad()
     results(compiled, x).sin().sum().backward()
     torch.testing.assert_close([p.grad for p in layer.parameters()], expected)
+
+
+def test_forward_mode_elsewhere_changes_nothing_here(layer, monkeypatch):
+    """Which level of forward mode is at work is known to all threads."""
+    monkeypatch.setattr(reference, "layer", None)
+    with forward_ad.dual_level():
+        output, _ = layer(randn(4, 2, 3).requires_grad_())
+        output.sum().backward()

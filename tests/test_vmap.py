@@ -8,7 +8,7 @@ from kinds import make, random_hx, states
 from problems import KINDS as OPERATOR_KINDS
 from problems import draw_kind
 from torch import nn
-from torch.func import functional_call, grad, hessian, jacrev, jvp, vjp, vmap
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.nn.utils.rnn import PackedSequence
 
 import rnnfast
@@ -230,8 +230,93 @@ def test_where_torchs_layers_refuse(name):
         vmap(lambda x: layer(x)[0])(torch.randn(2, 5, 1, 3))
 
 
+def test_where_torchs_lstm_refuses():
+    layer, x = nn.LSTM(3, 4).requires_grad_(False), torch.randn(2, 1, 3)
+
+    def loss(x):
+        return layer(x)[0].pow(3).sum()
+
+    for derivative in (lambda x: jvp(loss, (x,), (x,)), jacfwd(loss), hessian(loss)):
+        with pytest.raises(NotImplementedError, match="forward AD"):
+            derivative(x)
+
+
 def test_weights_for_each_sample_and_directions_that_do_not_pair():
     gates, w_hh = torch.randn(N, 5, 2, 3, 4), torch.randn(N, 3, 4, 4)
     call = partial(rnnfast.functional.elman, direction="bidirectional")
     with pytest.raises(NotImplementedError, match="w_hh: got 3 groups in alternating directions"):
         vmap(call)(gates, w_hh)
+
+
+@pytest.mark.parametrize("with_weights", [False, True])
+def test_no_samples(kind, with_weights):
+    layer = make(kind, 3, 4, dtype=torch.float64)
+    names, weights = zip(*layer.named_parameters(), strict=True)
+    if with_weights:
+        weights = [w.new_zeros(0, *w.shape) for w in weights]
+
+    def loss(x, *weights):
+        return functional_call(layer, dict(zip(names, weights, strict=True)), (x,))[0].sum()
+
+    x = randn(0, 5, 2, 3)
+    dims = (0, *([0 if with_weights else None] * len(weights)))
+    found = vmap(grad(loss, tuple(range(len(dims)))), dims)(x, *weights)
+    assert [g.shape for g in found] == [x.shape, *((0, *p.shape) for p in layer.parameters())]
+
+
+def test_samples_of_different_lengths_are_refused():
+    layer = rnnfast.GRU(3, 4)
+
+    def packed(data, batch_sizes):
+        return torch.ops.rnnfast.recurrence(
+            data, *weights, None, *biases, None, None, "gru", 0, False, batch_sizes
+        )[0]
+
+    weights, biases = (layer.weight_ih_l0, layer.weight_hh_l0), (layer.bias_ih_l0, layer.bias_hh_l0)
+    with pytest.raises(NotImplementedError, match="batch_sizes: got 2 samples under vmap, expected the same"):
+        vmap(packed)(torch.randn(2, 3, 3), torch.tensor([[2, 1], [2, 1]]))
+
+
+@pytest.mark.parametrize("with_weights", [False, True])
+def test_autocast_changes_no_dtype_below_the_operator(with_weights):
+    """Layers cast what they are given; the recurrence itself computes in what it is given."""
+    p = draw_kind("gru", 4, 3, 4, 2, dtype=torch.float32)
+    gates, w_hh, bias = p.gates.expand(N, *p.gates.shape).clone(), p.w_hh.expand(N, *p.w_hh.shape), p.bias
+
+    def loss(gates, w_hh):
+        return rnnfast.functional.gru(gates, w_hh, bias)[0].square().sum()
+
+    dims, args = ((0, 0), (gates, w_hh)) if with_weights else ((0, None), (gates, p.w_hh))
+    gradients = vmap(grad(loss, (0, 1)), dims)
+
+    def second(gates, w_hh):
+        return grad(lambda w: grad(loss, 1)(gates, w).square().sum())(w_hh)
+
+    for function, given in ((gradients, args), (second, (p.gates, p.w_hh))):
+        expected = function(*given)
+        with torch.autocast("cpu"):
+            torch.testing.assert_close(function(*given), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["RNNCell", "LSTMCell", "GRUCell"])
+def test_compiled_cells_of_samples(name):
+    cell = make(name, 3, 4).requires_grad_(False)
+    xs, h = torch.randn(N, 2, 3), torch.randn(N, 2, 4)
+
+    def step(x, h):
+        return states(cell(x, (h, h) if name == "LSTMCell" else h))
+
+    expected = [torch.stack(s) for s in zip(*(step(x, own) for x, own in zip(xs, h, strict=True)), strict=True)]
+    torch.testing.assert_close(torch.compile(vmap(step), backend="eager")(xs, h), expected)
+    program = torch.export.export(cell, (xs[0],)).module()
+    torch.testing.assert_close(states(vmap(program)(xs)), states(vmap(cell)(xs)))
+    weights = [cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh]
+    kind = {"RNNCell": "elman_tanh", "LSTMCell": "lstm", "GRUCell": "gru"}[name]
+
+    def operator(x, w_hh, h):
+        c = h if kind == "lstm" else None
+        return torch.ops.rnnfast.cell(x, weights[0], w_hh, *weights[2:], h, c, kind)
+
+    with torch._C._AutoDispatchBelowAutograd():
+        found = vmap(operator, (0, 0, 0))(xs, weights[1].expand(N, -1, -1), h)
+    torch.testing.assert_close(found, expected)

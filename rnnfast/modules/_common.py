@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._torch import any_autocast
+
 
 def autocast_dtype(input: Tensor) -> torch.dtype | None:
     """The dtype that autocast asks for, or None where it is off or leaves `input` alone (float64)."""
-    if not torch._C._is_any_autocast_enabled():
+    if not any_autocast():
         return None
     device = input.device.type
     if not torch.is_autocast_enabled(device):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -53,10 +52,10 @@ def _check_ranks(name: str, input: Tensor, hx: Tensor | None) -> None:
 
 class _Cell:
     def __prepare_scriptable__(self) -> Any:
-        """What torch.jit.script takes in place of a cell: torch's own, with the same parameters."""
-        twin: Any = copy.copy(self)
-        twin.__class__ = next(base for base in type(self).__mro__ if base.__module__.startswith("torch.nn"))
-        return twin
+        """What torch.jit.script takes in place of the cell."""
+        from .scripting import scriptable
+
+        return scriptable(self)
 
 
 class RNNCell(_Cell, torch.nn.RNNCell):

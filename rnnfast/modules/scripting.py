@@ -1,7 +1,7 @@
-"""TorchScript: what torch.jit.script sees in place of a layer, for it cannot read a layer's own Python.
+"""TorchScript: what torch.jit.script sees in place of a layer or cell, for it cannot read their own Python.
 
 Tensors only, without autocast. A script calls the operator, so it trains, and a saved one runs wherever rnnfast
-was imported.
+was imported. Cells become torch's own.
 """
 
 import copy
@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import _library
 from .base import RecurrentLayer
+from .cells import GRUCell, LSTMCell, RNNCell
 from .layers import GRU, LSTM, RNN
 
 
@@ -37,6 +39,11 @@ def _all_layers(
         x = x.unsqueeze(0 if batch_first else 1)
         h0 = None if h0 is None else h0.unsqueeze(1)
         c0 = None if c0 is None else c0.unsqueeze(1)
+    if x.size(1 if batch_first else 0) == 0:
+        raise ValueError("input: got 0 steps, expected at least one")
+    for s in (h0, c0):
+        if s is not None and s.size(0) != layers * directions:
+            raise ValueError("hx: got " + str(s.size(0)) + " states, expected " + str(layers * directions))
     count = 2 + 2 * int(biases) + int(projected)  # weights of a direction
     h_n: list[Tensor] = []
     c_n: list[Tensor] = []
@@ -137,17 +144,40 @@ class ScriptableLSTM(LSTM):
         return output, (last[0], last[1])
 
 
-SCRIPTABLE: dict[type, type] = {RNN: ScriptableRNN, LSTM: ScriptableLSTM, GRU: ScriptableGRU}
+SCRIPTABLE: dict[type, type] = {
+    RNN: ScriptableRNN,
+    LSTM: ScriptableLSTM,
+    GRU: ScriptableGRU,
+    RNNCell: torch.nn.RNNCell,
+    LSTMCell: torch.nn.LSTMCell,
+    GRUCell: torch.nn.GRUCell,
+}
 
 
-def scriptable(layer: Any) -> Any:
-    """The same layer, with the same parameters, in a form that torch.jit.script can read."""
-    if type(layer) not in SCRIPTABLE:
-        return layer
-    twin = copy.copy(layer)
-    twin.__class__ = SCRIPTABLE[type(layer)]
-    twin.bptt_clip = layer.bptt_clip  # TorchScript reads no attributes of classes
-    twin._update_flat_weights()
+def scriptable(module: Any) -> Any:
+    """The same layer or cell, with the same parameters, in a form that torch.jit.script can read.
+
+    Raises:
+        TypeError: for a subclass or a parametrized one, unless it has a forward of its own, which is left to
+            torch.jit.script.
+        RuntimeError: where no kernels are built.
+    """
+    kind: Any = type(module)
+    if kind not in SCRIPTABLE:
+        ours: Any = next((base for base in SCRIPTABLE if isinstance(module, base)), None)
+        if ours is None or kind.forward is not ours.forward:
+            return module
+        raise TypeError(
+            f"torch.jit.script: got {kind.__name__}, expected rnnfast.{ours.__name__} itself, not derived from it "
+            "or parametrized"
+        )
+    if _library.ISA is None:
+        raise RuntimeError(f"torch.jit.script: got no compiled library. {_library.HOW_TO_BUILD}")
+    twin = copy.copy(module)
+    twin.__class__ = SCRIPTABLE[kind]
+    if isinstance(module, RecurrentLayer):
+        twin.bptt_clip = module.bptt_clip  # TorchScript reads no attributes of classes
+        twin._update_flat_weights()
     return twin
 
 
