@@ -63,7 +63,7 @@ def _to_what_is_below() -> Any:
 
 def _bptt(*args: Any, **options: Any) -> list[Tensor]:
     """The operator, past its derivatives where no one can ask for them."""
-    if torch.is_grad_enabled() or transformed() or in_forward_mode(*args[:13]):
+    if torch.is_grad_enabled() or transformed() or in_forward_mode(args):
         return op_bptt(*args, **options)
     with below_autograd():
         return op_bptt(*args, **options)
@@ -218,7 +218,7 @@ def _recurrence_kernel(
     precision: str | None = None,
 ) -> list[Tensor]:
     tensors, layout = (input, w_ih, w_hh, w_hr, b_ih, b_hh, h0, c0), (cell, direction, batch_first, batch_sizes)
-    if in_forward_mode(*tensors):
+    if in_forward_mode(tensors):
         if saves:
             raise RuntimeError("saves: got True in forward-mode differentiation, which has no use for it")
         return list(reference.layer(*tensors, *layout, clip)[: results_of(cell)])
@@ -230,7 +230,7 @@ def _recurrence_kernel(
 
 def _bptt_kernel(*args: Any, clip: float | None = None, precision: str | None = None) -> list[Tensor]:
     by, inputs, (cell, direction, batch_first, batch_sizes, needs) = args[:4], args[4:12], args[14:19]
-    if in_forward_mode(*args[:13]):
+    if in_forward_mode(args):
         each = [bool(needs & 1 << i) for i in range(NORMS)]
         given = (cell, direction, batch_first, batch_sizes, clip)
         gradients = _by_reference(list(inputs), by, given, each, torch.is_grad_enabled())
@@ -269,7 +269,7 @@ def _cell_kernel(*args: Any) -> list[Tensor]:
         h0, c0 = [None if s is None else s.unsqueeze(0) for s in (h, c)]
         _, *states = op(input.unsqueeze(0), w_ih, w_hh, None, b_ih, b_hh, h0, c0, name)
         return [s.squeeze(0) for s in states]
-    if in_forward_mode(*args[:7]) or is_recorded(*args[:7]):
+    if in_forward_mode(args) or is_recorded(*args[:7]):
         return list(plain_cell(*args))
     with below_autograd():
         return op_cell(*args)

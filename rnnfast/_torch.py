@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -43,8 +43,8 @@ def is_compiling() -> bool:
     return torch.compiler.is_dynamo_compiling() or torch.compiler._is_compiling_flag
 
 
-def in_forward_mode(*tensors: Any) -> bool:
-    """Whether these may be differentiated in forward mode, also by torch.func.jvp and its like.
+def in_forward_mode(args: Iterable[Any]) -> bool:
+    """Whether the tensors among these may be differentiated in forward mode, also by torch.func.jvp and its like.
 
     Under other transforms their tangents are not to be seen, so that any jvp around them counts.
     """
@@ -52,7 +52,7 @@ def in_forward_mode(*tensors: Any) -> bool:
         return False
     if torch.compiler.is_dynamo_compiling() or any(level.key() == _JVP for level in _interpreters() or ()):
         return True
-    return any(isinstance(t, Tensor) and _unpack_dual(t, level=0)[1] is not None for t in tensors)
+    return any(isinstance(t, Tensor) and _unpack_dual(t, level=0)[1] is not None for t in args)
 
 
 def in_legacy_vmap(*tensors: Tensor | None) -> bool:

@@ -60,25 +60,26 @@ def recurrence(
         y and h_n; of an LSTM also c_n, and with `states` all c, (T, B, G, H) and so on.
     """
     args = (input, w_ih, w_hh, w_hr, b_ih, b_hh, h0, c0, cell, direction, batch_first, batch_sizes)
-    if not _library.serves(input) or in_forward_mode(*args[:8]):
+    if not _library.serves(input) or in_forward_mode(args):
         norms = None if note is None or transformed() else _room_for_norms(input, w_ih, w_hh)
         if note is not None and norms is not None:
             note(norms)  # the backward pass fills it
         return reference.layer(*args, clip, norms)[: _autograd.results_of(cell) + states]
     precision = _library.precision(input.device, input.dtype) if input.is_cuda else None
-    recorded = _autograd.is_recorded(w_hh, input, w_ih, b_ih, b_hh, h0, c0, w_hr)
+    options: dict[str, Any] = {} if clip is None and precision is None else dict(clip=clip, precision=precision)
+    recorded = torch.is_grad_enabled() and _autograd.is_recorded(w_hh, input, w_ih, b_ih, b_hh, h0, c0, w_hr)
     if not is_dynamo_compiling() and transformed():
-        results = _in_given_dtypes(*args, states, clip=clip, precision=precision)
+        results = _in_given_dtypes(*args, states, **options)
     elif is_compiling() or (recorded and is_traced_by_jit() is not None):
         if note is not None and torch.compiler.is_compiling():
             results = _apply_outside_graph(*args, states, clip, precision, note)
         else:
-            results = _autograd.op(*args, states, clip=clip, precision=precision)
+            results = _autograd.op(*args, states, **options)
     elif recorded:
         results = apply(_autograd.Recurrence, *args, states, clip, precision, note)
     else:
         with below_autograd():
-            results = _autograd.op(*args, states, clip=clip, precision=precision)
+            results = _autograd.op(*args, states, **options)
     return [*results[:3], results[4]] if states else results
 
 
@@ -97,9 +98,9 @@ def cell(
     Where a gradient may be asked for it is torch's own operator, whose derivatives no Python slows.
     """
     args = (input, w_ih, w_hh, b_ih, b_hh, h, c)
-    recorded = _autograd.is_recorded(*args)
+    recorded = torch.is_grad_enabled() and _autograd.is_recorded(*args)
     traced = is_traced_by_jit() is not None or (not is_dynamo_compiling() and transformed())
-    if (recorded and not traced) or not _library.serves(input) or in_forward_mode(*args):
+    if (recorded and not traced) or not _library.serves(input) or in_forward_mode(args):
         return _autograd.plain_cell(*args, cell)
     if traced or is_compiling():
         return _autograd.op_cell(*args, cell)

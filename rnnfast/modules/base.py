@@ -170,11 +170,9 @@ class RecurrentLayer(torch.nn.RNNBase):
     ) -> Any:
         """One layer, both directions: output, h_n and of an LSTM c_n."""
         direction = 2 if self.bidirectional else 0
-        note = (
-            None
-            if self._recorder is None
-            else self._recorder(layer, x, self.bidirectional, batch_first, batch_sizes)
-        )
+        note = None
+        if self._recorder is not None:
+            note = self._recorder(layer, x, self.bidirectional, batch_first, batch_sizes)
         options: Any = (self._cell, direction, batch_first, batch_sizes, False, self.bptt_clip, note)
         if not profiler._is_profiler_enabled:
             return ops.recurrence(x, *self._weights(layer, dtype), h0, c0, *options)

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ._common import autocast_dtype, cast, weight
+from ._common import autocast_dtype, cast, weights
+
+
+_WEIGHTS = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]
 
 
 def _step(module: Any, cell: str, input: Tensor, states: tuple[Tensor, ...] | None) -> Any:
@@ -33,8 +36,7 @@ def _step(module: Any, cell: str, input: Tensor, states: tuple[Tensor, ...] | No
             )
 
     dtype = autocast_dtype(input)
-    w_ih, w_hh = weight(module, "weight_ih"), weight(module, "weight_hh")
-    b_ih, b_hh = weight(module, "bias_ih"), weight(module, "bias_hh")
+    w_ih, w_hh, b_ih, b_hh = weights(module, _WEIGHTS)
     if dtype is not None:
         input, w_ih, w_hh = [t.to(dtype) for t in (input, w_ih, w_hh)]
         b_ih, b_hh, states = cast(b_ih, dtype), cast(b_hh, dtype), tuple([s.to(dtype) for s in states])
