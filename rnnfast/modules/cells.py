@@ -10,7 +10,6 @@ from torch import Tensor
 from .. import ops
 from ._common import autocast_dtype, cast, weights
 
-
 _WEIGHTS = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]
 
 
