@@ -5,7 +5,6 @@ import re
 
 import pytest
 import torch
-from problems import TOLERANCE
 from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
 
 import rnnfast
@@ -69,11 +68,13 @@ def test_the_samples_are_there():
     assert [sum(each) for each in counts] == [87, 87, 58]
 
 
-def relative_error(actual, exact):
-    """The largest difference, relative to the largest value or to 1, the size of the loss's own derivative.
+# The samples saturate tanh, where 1 - h^2 keeps few digits in float32 and gradients far below 1 fewer still: over 60
+# seeds torch's own GRU is up to 3.6e-5 from float64.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-4}
 
-    The samples saturate tanh, where 1 - h^2 keeps few digits in float32 and gradients far below 1 fewer still.
-    """
+
+def relative_error(actual, exact):
+    """The largest difference, relative to the largest value or to 1, the size of the loss's own derivative."""
     return float((actual.detach().double() - exact.detach()).abs().max() / exact.detach().abs().max().clamp_min(1))
 
 
