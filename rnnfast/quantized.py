@@ -126,8 +126,16 @@ class _Quantized:
             self._check_states(input, h0, c0, batch_sizes)
 
     def _run(
-        self: Any, x: Tensor, h0: Tensor | None, c0: Tensor | None, batch_first: bool, batch_sizes: Tensor | None
+        self: Any,
+        x: Tensor,
+        h0: Tensor | None,
+        c0: Tensor | None,
+        batch_first: bool,
+        batch_sizes: Tensor | None,
+        collected: list[Any] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
+        if collected is not None:
+            raise ValueError("all_states: got True, but quantized layers return the last states only")
         dtype = autocast_dtype(x) or x.dtype
         x, h0, c0 = [None if t is None else t.float() for t in (x, h0, c0)]
         directions = 2 if self.bidirectional else 1

@@ -1,0 +1,224 @@
+"""lengths, reset, reset_state and all_states, against torch.nn run over each stretch of each row by itself."""
+
+import itertools
+
+import pytest
+import torch
+from kinds import KINDS, make, random_hx, state_sizes, states
+from torch import nn
+
+import rnnfast
+
+T, B = 7, 5
+
+
+def join(layer, hx):
+    return tuple(hx) if layer.mode == "LSTM" else hx[0]
+
+
+def drawn(kind, options, with_hx, with_lengths, with_reset, with_state):
+    """Both layers with the same weights, and arguments with gradients."""
+    ours = make(kind, 3, 4, dtype=torch.float64, **options)
+    theirs = make(kind, 3, 4, package=nn, dtype=torch.float64, **{**options, "batch_first": False})
+    theirs.load_state_dict(ours.state_dict())
+    lead = ours.num_layers * (2 if ours.bidirectional else 1)
+    lengths = torch.tensor([4, 0, T, 1, 5])[torch.randperm(B)] if with_lengths else torch.full((B,), T)
+    reset = torch.rand(T, B) < 0.3 if with_reset else torch.zeros(T, B, dtype=torch.bool)
+    x = torch.randn(T, B, 3, dtype=torch.float64)
+    hx = [s.requires_grad_() for s in states(random_hx(ours, lead, B))] if with_hx else None
+    rows = 1 if with_state == "shared" else B
+    state = [s.requires_grad_() for s in states(random_hx(ours, lead, rows))] if with_state else None
+    return ours, theirs, x.requires_grad_(), hx, lengths, reset, state
+
+
+def by_stretches(layer, x, hx, lengths, reset, reset_state):
+    """Output, last states and every state of the last layer, by torch.nn."""
+    directions = 2 if layer.bidirectional else 1
+    lead = layer.num_layers * directions
+    zeros = [x.new_zeros(lead, B, size) for size in state_sizes(layer)]
+    hx = zeros if hx is None else hx
+    others = zeros if reset_state is None else [s.expand(-1, B, -1) for s in reset_state]
+    outputs, lasts = [], []
+    for b in range(B):
+        n = int(lengths[b])
+        cuts = [0, *(t for t in range(1, n) if reset[t, b]), n] if n else [0]
+        begins = [
+            o[:, b].clone() if n and reset[0, b] else s[:, b].clone() for s, o in zip(hx, others, strict=True)
+        ]
+        last = [s[:, b].clone() for s in hx]
+        rows = []
+        for i, (begin, end) in enumerate(itertools.pairwise(cuts)):
+            given = []
+            for s, o, opening in zip(hx, others, begins, strict=True):
+                each = o[:, b].clone()
+                for d in range(directions):
+                    own = slice(d, None, directions)
+                    if d == 0 and i == 0:
+                        each[own] = opening[own]
+                    if d == 1 and end == n:
+                        each[own] = s[own, b]
+                given.append(each.unsqueeze(1))
+            y, h = layer(x[begin:end, b : b + 1], join(layer, given))
+            rows.append(y[:, 0])
+            for kept, s in zip(last, states(h), strict=True):
+                if end == n:
+                    kept[0::directions] = s[0::directions, 0]
+                if i == 0 and directions == 2:
+                    kept[1::2] = s[1::2, 0]
+        width = directions * (layer.proj_size or layer.hidden_size)
+        outputs.append(torch.cat([*rows, x.new_zeros(T - n, width)]))
+        lasts.append(last)
+    return torch.stack(outputs, 1), [torch.stack(s, 1) for s in zip(*lasts, strict=True)]
+
+
+OPTIONS = [
+    {},
+    dict(bidirectional=True),
+    dict(num_layers=2, bidirectional=True, batch_first=True),
+    dict(bias=False),
+]
+GIVEN = [g for g in itertools.product([True, False], [True, False], [True, False], [False, "rows", "shared"])]
+GIVEN = [g for g in GIVEN if (g[1] or g[2]) and (g[2] or not g[3])]
+
+
+@pytest.mark.parametrize("given", GIVEN, ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_stretch_by_itself(kind, options, given):
+    ours, theirs, x, hx, lengths, reset, state = drawn(kind, options, *given)
+    _, with_lengths, with_reset, _ = given
+
+    def turned(t):
+        return t.transpose(0, 1) if ours.batch_first else t
+
+    poisoned = x.masked_fill((torch.arange(T).unsqueeze(1) >= lengths).unsqueeze(2), torch.nan)
+    output, last, all_states = ours(
+        turned(poisoned),
+        None if hx is None else join(ours, hx),
+        lengths=lengths if with_lengths else None,
+        reset=turned(reset) if with_reset else None,
+        reset_state=None if state is None else join(ours, state),
+        all_states=True,
+    )
+    expected, expected_last = by_stretches(theirs, x, hx, lengths, reset, state)
+    torch.testing.assert_close(turned(output), expected)
+    torch.testing.assert_close(states(last), expected_last)
+    torch.testing.assert_close(states(all_states)[0][-1], output)
+    leaves = [x, *(hx or []), *(state or [])]
+    found = torch.autograd.grad(
+        sum(t.sin().sum() for t in (output, *states(last))), [*leaves, *ours.parameters()], allow_unused=True
+    )
+    wanted = torch.autograd.grad(
+        sum(t.sin().sum() for t in (expected, *expected_last)), [*leaves, *theirs.parameters()], allow_unused=True
+    )
+    for a, b in zip(found, wanted, strict=True):
+        zero = torch.zeros(())
+        torch.testing.assert_close(
+            zero if a is None else a,
+            torch.zeros_like(a) if b is None and a is not None else zero if b is None else b,
+        )
+
+
+def test_all_states_are_those_of_cells():
+    """Of every layer, an LSTM's c too, with gradients."""
+    layer = rnnfast.LSTM(3, 4, num_layers=2, dtype=torch.float64)
+    x = torch.randn(T, B, 3, dtype=torch.float64)
+    output, (h_n, c_n), (h, c) = layer(x, all_states=True)
+    assert h.shape == c.shape == (2, T, B, 4)
+    torch.testing.assert_close(h[:, -1], h_n)
+    torch.testing.assert_close(c[:, -1], c_n)
+    cells = [nn.LSTMCell(3, 4, dtype=torch.float64), nn.LSTMCell(4, 4, dtype=torch.float64)]
+    for k, cell in enumerate(cells):
+        cell.load_state_dict(
+            {n: getattr(layer, f"{n}_l{k}") for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
+        )
+    inputs = x
+    for k, cell in enumerate(cells):
+        state, hs = None, []
+        for t in range(T):
+            state = cell(inputs[t], state)
+            hs.append(state)
+        torch.testing.assert_close(h[k], torch.stack([s[0] for s in hs]))
+        torch.testing.assert_close(c[k], torch.stack([s[1] for s in hs]))
+        inputs = torch.stack([s[0] for s in hs])
+    (gradient,) = torch.autograd.grad(c[0].sin().sum(), layer.weight_hh_l0, retain_graph=True)
+    assert gradient.count_nonzero() > 0
+    torch.testing.assert_close(output, h[-1])
+
+
+@pytest.mark.parametrize("form", ["unbatched", "packed", "batch_first with dropout"])
+def test_all_states_of_other_forms(kind, form):
+    layer = make(kind, 3, 4, num_layers=2, batch_first=True, dropout=0.5 if "dropout" in form else 0.0)
+    if form == "packed":
+        packed = nn.utils.rnn.pack_sequence([torch.randn(4, 3), torch.randn(2, 3)])
+        output, _, found = layer(packed, all_states=True)
+        output = output.data
+    else:
+        output, _, found = layer(
+            torch.randn(T, 3) if form == "unbatched" else torch.randn(B, T, 3), all_states=True
+        )
+    for s, size in zip(states(found), state_sizes(layer), strict=True):
+        assert s.shape == (2, *output.shape[:-1], size)
+    torch.testing.assert_close(states(found)[0][-1], output)
+
+
+def test_no_steps_at_all(kind):
+    layer = make(kind, 3, 4, bidirectional=True)
+    hx = random_hx(layer, 2, 3)
+    output, last = layer(torch.randn(5, 3, 3), hx, lengths=torch.zeros(3, dtype=torch.int64))
+    assert not output.any()
+    torch.testing.assert_close(states(last), states(hx))
+    output, last = layer(torch.randn(5, 3, 3), lengths=torch.zeros(3, dtype=torch.int64))
+    assert not any(s.any() for s in states(last))
+    assert output.shape[:2] == (5, 3)
+
+
+def test_no_gradient_flows_across_a_reset(kind):
+    layer, x = make(kind, 3, 4), torch.randn(T, B, 3, requires_grad=True)
+    reset = torch.zeros(T, B, dtype=torch.bool)
+    reset[4] = True
+    output, _ = layer(x, reset=reset)
+    (gradient,) = torch.autograd.grad(output[-1].sum(), x)
+    assert not gradient[:4].any()
+    assert gradient[4:].abs().sum(2).all()
+
+
+LONG = dict(dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (dict(lengths=[1, 2, 3]), TypeError, "lengths: got list, expected a tensor"),
+        (dict(lengths=torch.tensor([1, 2, 8])), ValueError, "lengths: got 8 in row 2, expected 0 to 7"),
+        (dict(lengths=torch.tensor([1, -2, 3])), ValueError, "lengths: got -2 in row 1, expected 0 to 7"),
+        (
+            dict(lengths=torch.tensor([1.0, 2, 3])),
+            ValueError,
+            r"lengths: got torch.float32 of shape \(3,\), expected",
+        ),
+        (dict(lengths=torch.tensor([1, 2])), ValueError, r"lengths: got torch.int64 of shape \(2,\), expected"),
+        (dict(reset=torch.zeros(7, 3)), ValueError, "reset: got torch.float32 of shape"),
+        (
+            dict(reset=torch.zeros(3, 7) > 0),
+            ValueError,
+            r"reset: got torch.bool of shape \(3, 7\), expected .* \(7, 3\)",
+        ),
+        (dict(reset_state=torch.zeros(1, 3, 4)), ValueError, "reset_state: got one without reset"),
+        (
+            dict(reset=torch.zeros(7, 3) > 0, reset_state=torch.zeros(1, 2, 4)),
+            ValueError,
+            r"reset_state: got shape \(1, 2, 4\), expected \(1, 3 or 1, 4\)",
+        ),
+    ],
+)
+def test_wrong_arguments_get_one_clear_line(options, error, message):
+    with pytest.raises(error, match=message):
+        rnnfast.GRU(3, 4)(torch.zeros(7, 3, 3), **options)
+
+
+def test_only_padded_batches_have_lengths():
+    packed = nn.utils.rnn.pack_sequence([torch.randn(4, 3)])
+    for input, got in ((packed, "a PackedSequence"), (torch.randn(4, 3), "2 dimensions")):
+        with pytest.raises(ValueError, match=f"input: got {got}, expected a padded batch"):
+            rnnfast.GRU(3, 4)(input, lengths=torch.tensor([4]))
