@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,9 +108,13 @@ def forward_grad(layer: nn.Module, pair: Pair) -> None:
     layer(pair.x.detach().requires_grad_())
 
 
-def training(layer: nn.Module, pair: Pair) -> None:
-    """Forward and backward, with gradients for the input and all weights."""
+def training(layer: Callable[[Tensor], Any], pair: Pair, modules: Iterable[nn.Module] = ()) -> None:
+    """Forward and backward, with gradients for the input and all weights.
+
+    layer: gives output and what else; modules: those within it, if it is not itself one.
+    """
     x = pair.x.detach().requires_grad_()
     output, _ = layer(x)
     output.backward(pair.dy)
-    layer.zero_grad(set_to_none=True)
+    for module in modules or [layer]:
+        module.zero_grad(set_to_none=True)

@@ -1,11 +1,12 @@
-"""Training on sequences of various lengths: packed, where only the valid steps are run, beside padded."""
+"""Training on sequences of various lengths, packed or padded with lengths: only the valid steps are run."""
 
 import statistics
+from functools import partial
 
 import pytest
 import torch
 from shapes import KINDS, Pair, shape_id, training
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 SHAPES = [(200, 32, 128)]
 SEED = 0
@@ -40,6 +41,32 @@ def test_packed(benchmark, in_turn, kind, shape):
     )
     if not times:
         return
-    valid = lengths.float().mean().item() / shape[0]
+    note_share(benchmark, times, lengths, shape[0])
+
+
+def note_share(benchmark, times, lengths, T):
+    valid = lengths.float().mean().item() / T
     ours, padded = (statistics.median(times[name]) for name in ("rnnfast", "rnnfast padded"))
     benchmark.extra_info.update({"valid": valid, "packed / (valid x padded)": ours / (valid * padded)})
+
+
+@pytest.mark.parametrize("batch_first", [False, True], ids=["time_first", "batch_first"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_lengths(benchmark, in_turn, kind, batch_first):
+    T, B, H = SHAPES[0]
+    pair, lengths = Pair.of(kind, T, B, H, batch_first=batch_first), random_lengths(T, B)
+    lengths = lengths[torch.randperm(B)]
+
+    def packing(x):
+        packed = pack_padded_sequence(x, lengths, batch_first=batch_first, enforce_sorted=False)
+        return pad_packed_sequence(pair.peer(packed)[0], batch_first=batch_first)
+
+    times = in_turn(
+        lambda: training(partial(pair.ours, lengths=lengths), pair, [pair.ours]),
+        {
+            "torch.nn": lambda: training(packing, pair, [pair.peer]),
+            "rnnfast padded": lambda: training(pair.ours, pair),
+        },
+    )
+    if times:
+        note_share(benchmark, times, lengths, T)

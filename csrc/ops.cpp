@@ -47,6 +47,18 @@ RNNFAST_LIBRARY(m) {
       "b_hh, "
       "Tensor? h0, Tensor? c0, str cell, int H, int P, int direction=0, bool batch_first=False, "
       "Tensor? batch_sizes=None) -> Tensor[]");
+  // A padded batch of so many steps and rows, (T, B, ...) or (B, T, ...) with batch_first, cut into
+  // stretches: a row ends at its length, int64 (B,), and begins anew before each step where reset, bool (T,
+  // B), is true. Both on the CPU. As rows of a packed batch, the longest first: batch_sizes; where each
+  // packed step lies among the padded ones, (N,); the inverse, (T B,), -1 where nothing is packed; of which
+  // row each stretch is, (S,); whether it begins with what its row begins with, in time and against it, bool
+  // (2, S); each row's last stretch in time and against it, (2, B), any for a row without steps; which rows
+  // those are, bool (B,).
+  m.def("stretches(Tensor? lengths, Tensor? reset, int steps, int rows, bool batch_first=False) -> Tensor[]");
+  // The rows of an array (..., W) at `index`, (M,) int64 on the CPU, counting through its leading axes; zeros
+  // for -1. As an array (*lead, W). inverse: where each row goes, -1 where nowhere: by it and `index` in turn
+  // the gradient is formed.
+  m.def("rows_at(Tensor rows, Tensor index, Tensor inverse, int[] lead) -> Tensor");
   // The plan that the calling thread's latest rnnfast operator ran by; empty before the first.
   m.def("last_plan() -> str");
   // What the calling thread's further operators are run by, in place of the planner's choice; None: its

@@ -7,8 +7,8 @@ them: layers, exported and compiled programs, TorchScript, torch.func. First der
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ if _library.ISA is not None:
     op = torch.ops.rnnfast.recurrence.default
     op_bptt = torch.ops.rnnfast.recurrence_bptt.default
     op_cell = torch.ops.rnnfast.cell.default
+    op_rows_at = torch.ops.rnnfast.rows_at.default
 
 # The first arguments of `recurrence`, in this order, may have gradients.
 TENSORS = ("input", "w_ih", "w_hh", "w_hr", "b_ih", "b_hh", "h0", "c0")
@@ -61,9 +62,14 @@ def _to_what_is_below() -> Any:
     return _for_outer_transforms() if transformed() else below_autograd()
 
 
+def _is_differentiated(*args: Any) -> bool:
+    """Whether what a backward pass does with these may be differentiated in its turn."""
+    return torch.is_grad_enabled() or transformed() or in_forward_mode(args)
+
+
 def _bptt(*args: Any, **options: Any) -> list[Tensor]:
     """The operator, past its derivatives where no one can ask for them."""
-    if torch.is_grad_enabled() or transformed() or in_forward_mode(args):
+    if _is_differentiated(*args):
         return op_bptt(*args, **options)
     with below_autograd():
         return op_bptt(*args, **options)
@@ -150,6 +156,25 @@ class Bptt(Function):
             found = _gradients_of(of, wanted, again)
         each = iter(found)
         return (*(next(each) if needed else None for needed in asked), *(None,) * 9)
+
+
+class RowsAt(Function):
+    """The operator ``rows_at``, linear: its gradient goes where the rows came from."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor, inverse: Tensor, lead: Sequence[int]) -> Tensor:
+        ctx.save_for_backward(index, inverse)
+        ctx.lead = rows.shape[:-1]
+        with _to_what_is_below():
+            return op_rows_at(rows, index, inverse, lead)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        index, inverse = ctx.saved_tensors
+        if in_legacy_vmap(gradient):
+            return reference.rows_at(gradient, inverse, ctx.lead), None, None, None
+        with nullcontext() if _is_differentiated(gradient) else below_autograd():
+            return op_rows_at(gradient, inverse, index, ctx.lead), None, None, None
 
 
 def _bias_shape(w_hh: Tensor, bias: Tensor) -> tuple[int, ...]:
@@ -275,10 +300,24 @@ def _cell_kernel(*args: Any) -> list[Tensor]:
         return op_cell(*args)
 
 
+def _rows_at_kernel(rows: Tensor, index: Tensor, inverse: Tensor, lead: Sequence[int]) -> Tensor:
+    if in_forward_mode((rows,)):
+        return reference.rows_at(rows, index, lead)
+    if is_recorded(rows):
+        return apply(RowsAt, rows, index, inverse, lead)
+    with below_autograd():
+        return op_rows_at(rows, index, inverse, lead)
+
+
 def register() -> torch.library.Library:
     """For all operators that have derivatives; for as long as what is returned is kept."""
     library = torch.library.Library("rnnfast", "IMPL")
-    kernels = {"recurrence": _recurrence_kernel, "recurrence_bptt": _bptt_kernel, "cell": _cell_kernel}
+    kernels = {
+        "recurrence": _recurrence_kernel,
+        "recurrence_bptt": _bptt_kernel,
+        "cell": _cell_kernel,
+        "rows_at": _rows_at_kernel,
+    }
     for name, kernel in kernels.items():
         # Dynamo, which sees the operators, would look into these when it runs what it compiled.
         library.impl(name, hidden_from_dynamo(kernel), "Autograd")

@@ -245,6 +245,15 @@ def cell(info: Any, dims: tuple[Any, ...], *args: Any) -> tuple[list[Tensor], li
     return [s.movedim(d, 0).squeeze(1) for s, d in zip(states, at, strict=True)], [0] * len(states)
 
 
+def rows_at(info: Any, dims: tuple[Any, ...], rows: Tensor, *places: Any) -> tuple[Tensor, int]:
+    """The rule of the operator of the same name: a row of all samples is as wide as they are together."""
+    if dims[1] is not None or dims[2] is not None:
+        raise NotImplementedError("index: got one for each sample of a vmap, expected the same for all of them")
+    joined = rows.movedim(dims[0], -2)
+    found = _autograd.op_rows_at(joined.flatten(-2), *places)
+    return found.unflatten(-1, joined.shape[-2:]), found.dim() - 1
+
+
 def _bptt_by_rows(N: int, a: _Adjoint, d: _Adjoint, options: dict[str, Any]) -> dict[int, Tensor]:
     """With weights that all samples share; each has gradients for them of its own."""
     rows = _Rows(N, a.batch_first, a.batch_sizes)
@@ -372,5 +381,5 @@ def _states_before(y: Tensor, h0: Tensor | None, direction: int, layout: Layout)
 
 def register() -> None:
     """For all operators that have derivatives."""
-    for rule in (recurrence, recurrence_bptt, cell):
+    for rule in (recurrence, recurrence_bptt, cell, rows_at):
         torch.library.register_vmap(f"rnnfast::{rule.__name__}", rule)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -117,6 +118,19 @@ def _cell(input: Tensor, w_ih: Tensor, w_hh: Tensor, *args: Any) -> list[Tensor]
     return [input.new_empty(state) for _ in range(2 if args[-1] == "lstm" else 1)]
 
 
+def _rows_at(rows: Tensor, index: Tensor, inverse: Tensor, lead: Sequence[int]) -> Tensor:
+    return rows.new_empty(*lead, rows.size(-1))
+
+
+def _stretches(
+    lengths: Tensor | None, reset: Tensor | None, steps: int, rows: int, batch_first: bool = False
+) -> list[Tensor]:
+    T, N, S = [torch.library.get_ctx().new_dynamic_size() for _ in range(3)]  # as the values are
+    numbers = [torch.empty(n, dtype=torch.int64) for n in (T, N, steps * rows, S)]
+    flags = [torch.empty(shape, dtype=torch.bool) for shape in ((2, S), (rows,))]
+    return [*numbers, flags[0], torch.empty(2, rows, dtype=torch.int64), flags[1]]
+
+
 def register() -> None:
     """For all operators."""
     named = {
@@ -124,6 +138,8 @@ def register() -> None:
         "recurrence_bptt": _recurrence_bptt,
         "recurrence_int8": _recurrence_int8,
         "cell": _cell,
+        "rows_at": _rows_at,
+        "stretches": _stretches,
     }
     for name, fake in named.items():
         torch.library.register_fake(f"rnnfast::{name}", fake)

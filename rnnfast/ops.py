@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
-from . import _autograd, _library, reference
+from . import _autograd, _library, reference, sequences
 from ._torch import (
     apply,
     below_autograd,
@@ -32,6 +32,7 @@ from ._torch import (
     transformed,
     without_autocast,
 )
+from .sequences import Stretches
 
 
 def recurrence(
@@ -106,6 +107,28 @@ def cell(
         return _autograd.op_cell(*args, cell)
     with below_autograd():
         return _autograd.op_cell(*args, cell)
+
+
+def rows_at(rows: Tensor, index: Tensor, inverse: Tensor, lead: tuple[int, ...]) -> Tensor:
+    """The rows of an array (..., W) at `index`, zeros for -1, as (*lead, W); differentiable.
+
+    Args: as in ``csrc/ops.cpp``; the device of `index` and `inverse` is that of `rows`.
+    """
+    if not (rows.is_cpu and _library.serves(rows)) or in_forward_mode((rows,)):
+        return reference.rows_at(rows, index, lead)
+    if is_dynamo_compiling() or transformed() or is_compiling() or is_traced_by_jit() is not None:
+        return _autograd.op_rows_at(rows, index, inverse, lead)
+    if torch.is_grad_enabled() and rows.requires_grad:
+        return apply(_autograd.RowsAt, rows, index, inverse, lead)
+    with below_autograd():
+        return _autograd.op_rows_at(rows, index, inverse, lead)
+
+
+def stretches(lengths: Tensor | None, reset: Tensor | None, steps: int, rows: int, batch_first: bool) -> Stretches:
+    """A padded batch cut into stretches; see ``csrc/ops.cpp``."""
+    if _library.ISA is None:
+        return sequences.stretches(lengths, reset, steps, rows, batch_first)
+    return Stretches(*torch.ops.rnnfast.stretches(lengths, reset, steps, rows, batch_first))
 
 
 def _room_for_norms(input: Tensor, w_ih: Tensor | None, w_hh: Tensor) -> Tensor:

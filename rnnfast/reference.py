@@ -5,7 +5,7 @@ once each step, but for an LSTM's c, as the kernels do.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -166,6 +166,13 @@ def layer(
         gates = gates + added
     y, *others = recurrence(gates, w_hh, w_hr, None if b_hh is None else b_hh.view(gate_shape), *args, **options)
     return (y if w_ih is None else y.flatten(-2), *others)
+
+
+def rows_at(rows: Tensor, index: Tensor, lead: Sequence[int]) -> Tensor:
+    """The operator of the same name."""
+    rows = rows.flatten(0, -2)
+    extended = torch.cat([rows, rows.new_zeros(1, rows.size(1))])  # what -1 takes
+    return extended.index_select(0, index % len(extended)).unflatten(0, tuple(lead))
 
 
 def _widened(t: Tensor | None) -> Any:

@@ -15,7 +15,7 @@ def tbptt(layer: Any, x: Tensor, chunk: int, *along: Tensor, hx: Any = None) -> 
     gradient-based algorithm for on-line training of recurrent network trajectories", Neural Computation 2, 1990).
 
     Args:
-        layer: a recurrent layer that returns output and last state, :mod:`torch.nn`'s or rnnfast's, of one direction.
+        layer: a recurrent layer of one direction that returns output and last state, torch.nn's or rnnfast's.
         x: (T, B, I), (B, T, I) with the layer's `batch_first`, or (T, I).
         chunk: steps of a chunk; the last one may have fewer.
         along: what is cut like `x`, targets for instance; the same axis is time.
@@ -40,7 +40,8 @@ def tbptt(layer: Any, x: Tensor, chunk: int, *along: Tensor, hx: Any = None) -> 
     for other in along:
         if other.dim() <= time or other.size(time) != x.size(time):
             raise ValueError(
-                f"along: got shape {tuple(other.shape)}, expected {x.size(time)} steps in dimension {time}, as x has"
+                f"along: got shape {tuple(other.shape)}, expected {x.size(time)} steps in dimension {time}, as x "
+                "has"
             )
     return _chunks(layer, x, chunk, along, hx, time)
 

@@ -77,8 +77,11 @@ OPTIONS = [
     dict(num_layers=2, bidirectional=True, batch_first=True),
     dict(bias=False),
 ]
-GIVEN = [g for g in itertools.product([True, False], [True, False], [True, False], [False, "rows", "shared"])]
-GIVEN = [g for g in GIVEN if (g[1] or g[2]) and (g[2] or not g[3])]
+GIVEN = [
+    given  # hx, lengths, reset, reset_state
+    for given in itertools.product([True, False], [True, False], [True, False], [False, "rows", "shared"])
+    if (given[1] or given[2]) and (given[2] or not given[3])
+]
 
 
 @pytest.mark.parametrize("given", GIVEN, ids=str)

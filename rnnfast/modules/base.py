@@ -120,6 +120,8 @@ class RecurrentLayer(torch.nn.RNNBase):
             self._check_rank(h0, c0, 3)
         self._check(input, h0, c0, None)
         others = self._split(options.pop("reset_state"))
+        if others[0] is not None and options["reset"] is None:
+            raise ValueError("reset_state: got one without reset, expected both")
         batch = ragged.Batch(input, self.batch_first, self.bidirectional, **options)
         batch.check_others(others, self.get_expected_hidden_size(input, None), self.hidden_size)
         output, h_n, c_n = batch.run(self._run, (h0, c0), others, collected)
