@@ -11,6 +11,7 @@ from ._version import __version__
 from .convert import convert, revert
 from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from .quantized import quantize_weights
+from .truncated import tbptt
 
 if TYPE_CHECKING:
     from . import export, initialization, lab, models, onnx
@@ -37,6 +38,7 @@ __all__ = [
     "quantize_weights",
     "reference",
     "revert",
+    "tbptt",
 ]
 
 

@@ -7,7 +7,7 @@ T steps, B rows of the batch, G groups, N valid (step, row) pairs.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -83,6 +83,23 @@ def stretches(lengths: Tensor | None, reset: Tensor | None, steps: int, rows: in
     ends = [torch.zeros(B, dtype=torch.int64).index_copy(0, row[i], each[i]) for i in (is_last, is_first)]
     opens = is_first if reset is None else is_first & ~reset[0][row]
     return Stretches(batch_sizes, index, inverse, row, torch.stack([opens, is_last]), torch.stack(ends), empty)
+
+
+def checked_lengths(lengths: Any, batch: int, steps: int, least: int = 0) -> Tensor:
+    """`lengths`, (B,), of `least` to T, on the CPU, once they are found to fit."""
+    if not isinstance(lengths, Tensor):
+        raise TypeError(f"lengths: got {type(lengths).__name__}, expected a tensor")
+    if lengths.shape != (batch,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
+        raise ValueError(
+            f"lengths: got {lengths.dtype} of shape {tuple(lengths.shape)}, expected torch.int64 of shape "
+            f"({batch},)"
+        )
+    lengths = lengths.detach().to("cpu", torch.int64)
+    wrong = ((lengths < least) | (lengths > steps)).nonzero()
+    if len(wrong) > 0:
+        row = int(wrong[0])
+        raise ValueError(f"lengths: got {int(lengths[row])} in row {row}, expected {least} to {steps}")
+    return lengths
 
 
 def is_reversed(group: int, direction: int) -> bool:

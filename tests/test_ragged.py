@@ -6,8 +6,10 @@ import pytest
 import torch
 from kinds import KINDS, make, random_hx, state_sizes, states
 from torch import nn
+from torch.autograd import gradcheck, gradgradcheck
 
 import rnnfast
+from rnnfast import _library, ops, sequences
 
 T, B = 7, 5
 
@@ -225,3 +227,117 @@ def test_only_padded_batches_have_lengths():
     for input, got in ((packed, "a PackedSequence"), (torch.randn(4, 3), "2 dimensions")):
         with pytest.raises(ValueError, match=f"input: got {got}, expected a padded batch"):
             rnnfast.GRU(3, 4)(input, lengths=torch.tensor([4]))
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("options", [{}, dict(num_layers=2, bidirectional=True)], ids=str)
+def test_nested_tensors(kind, options, batch_first):
+    """Nested in, nested out, the same as padded with lengths; gradients too."""
+    layer = make(kind, 3, 4, batch_first=batch_first, dtype=torch.float64, **options)
+    lengths = torch.tensor([4, 0, T, 1, 5])
+    rows = [torch.randn(int(n), 3, dtype=torch.float64) for n in lengths]
+    nested = torch.nested.nested_tensor(rows, layout=torch.jagged, requires_grad=True)
+    hx = random_hx(layer, layer.num_layers * (2 if layer.bidirectional else 1), B)
+    output, last = layer(nested, hx)
+    assert output.is_nested
+    padded = nn.utils.rnn.pad_sequence(rows, batch_first=batch_first).requires_grad_()
+    expected, expected_last = layer(padded, hx, lengths=lengths)
+    by_rows = expected if batch_first else expected.transpose(0, 1)
+    torch.testing.assert_close(output.values(), torch.cat([y[:n] for y, n in zip(by_rows, lengths, strict=True)]))
+    torch.testing.assert_close(last, expected_last)
+    torch.testing.assert_close((output + output).values(), 2 * output.values())  # it has the input's raggedness
+    output.values().sin().sum().backward()
+    expected.sin().sum().backward()
+    of_padded = padded.grad if batch_first else padded.grad.transpose(0, 1)
+    of_rows = torch.cat([g[:n] for g, n in zip(of_padded, lengths, strict=True)])
+    torch.testing.assert_close(nested.grad.values(), of_rows)
+
+
+def test_nested_tensors_that_do_not_fit():
+    layer = rnnfast.GRU(3, 4)
+    nested = torch.nested.nested_tensor([torch.randn(2, 3), torch.randn(5, 3)], layout=torch.jagged)
+    with pytest.raises(ValueError, match="lengths: got one with a nested input, whose rows have lengths already"):
+        layer(nested, lengths=torch.tensor([2, 5]))
+    with pytest.raises(ValueError, match="all_states: got True with a nested input"):
+        layer(nested, all_states=True)
+    with pytest.raises(RuntimeError, match=r"Expected hidden size \(1, 2, 4\), got \[1, 3, 4\]"):
+        layer(nested, torch.zeros(1, 3, 4))
+    holes = torch.nested.narrow(torch.randn(2, 5, 3), 1, torch.tensor([0, 1]), torch.tensor([2, 2]), torch.jagged)
+    with pytest.raises(
+        ValueError, match=r"input: got a nested tensor of layout torch\.jagged, 3 dimensions, with holes"
+    ):
+        layer(holes)
+
+
+@pytest.mark.parametrize("given", ["lengths", "reset", "both"])
+def test_the_operator_and_plain_torch_cut_alike(given):
+    for _ in range(20):
+        steps, rows = int(torch.randint(1, 9, ())), int(torch.randint(1, 6, ()))
+        lengths = torch.randint(0, steps + 1, (rows,)) if given != "reset" else None
+        reset = torch.rand(steps, rows) < 0.4 if given != "lengths" else None
+        for batch_first in (True, False):
+            found = ops.stretches(lengths, reset, steps, rows, batch_first)
+            expected = sequences.stretches(lengths, reset, steps, rows, batch_first)
+            for name, a, b in zip(found._fields, found, expected, strict=True):
+                if name != "ends":  # any for rows without steps
+                    assert torch.equal(a, b), name
+            for a, b in zip(found.ends, expected.ends, strict=True):
+                assert torch.equal(a[~found.empty], b[~found.empty])
+
+
+def arguments(layer):
+    return dict(
+        lengths=torch.tensor([4, 0, T, 1, 5]),
+        reset=torch.rand(T, B) < 0.3,
+        reset_state=random_hx(layer, layer.num_layers * (2 if layer.bidirectional else 1), 1),
+    )
+
+
+def test_under_transforms_and_compilers(kind):
+    """Second derivatives, forward mode, samples, Dynamo, autocast: as for any layer."""
+    layer = make(kind, 3, 4, num_layers=2, bidirectional=True, dtype=torch.float64).requires_grad_(False)
+    options, x, v = arguments(layer), *torch.randn(2, T, B, 3, dtype=torch.float64)
+
+    def loss(x):
+        output, last = layer(x, **options)
+        return output.sin().sum() + sum(s.cos().sum() for s in states(last))
+
+    assert gradcheck(loss, x.clone().requires_grad_(), fast_mode=True)
+    assert gradgradcheck(loss, x.clone().requires_grad_(), fast_mode=True)
+    gradient = torch.func.grad(loss)(x)
+    torch.testing.assert_close(torch.func.jvp(loss, (x,), (v,))[1], (gradient * v).sum())
+    samples = torch.randn(3, T, B, 3, dtype=torch.float64)
+    expected = torch.stack([torch.func.grad(loss)(s) for s in samples])
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(loss))(samples), expected)
+    torch.testing.assert_close(torch.compile(loss, backend="eager")(x), loss(x))
+    with torch.autocast("cpu"):
+        assert layer.float()(x.float(), **arguments(layer))[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_each_dtype(kind, dtype):
+    layer = make(kind, 3, 4)
+    x, lengths = torch.randn(T, B, 3), torch.tensor([4, 0, T, 1, 5])
+    expected, _ = layer(x, lengths=lengths)
+    found, _ = layer.to(dtype)(x.to(dtype), lengths=lengths)
+    torch.testing.assert_close(found.float(), expected, atol=0.02, rtol=0.02)
+
+
+def test_without_compiled_kernels(kind, monkeypatch):
+    layer = make(kind, 3, 4, bidirectional=True)
+    options, x = arguments(layer), torch.randn(T, B, 3)
+    expected = layer(x, **options)
+    monkeypatch.setattr(_library, "ISA", None)
+    monkeypatch.setattr(_library, "_warned", {("cpu", torch.float32)})
+    torch.testing.assert_close(layer(x, **options), expected)
+
+
+def test_opcheck():
+    lengths, reset = torch.tensor([2, 0, 4]), torch.rand(4, 3) < 0.4
+    rows = torch.randn(4, 3, 5, requires_grad=True)
+    found = torch.ops.rnnfast.stretches(lengths, reset, 4, 3)
+    index, inverse = found[1:3]
+    torch.library.opcheck(torch.ops.rnnfast.rows_at, (rows, index, inverse, [len(index)]))
+    torch.library.opcheck(
+        torch.ops.rnnfast.stretches.default, (lengths, reset, 4, 3), test_utils=("test_schema", "test_faketensor")
+    )

@@ -41,16 +41,4 @@ def embed(embedding: nn.Embedding, **arguments: Tensor) -> Tensor:
         raise IndexError(f"{name}: got tokens from {low} to {high}, expected 0 to {size - 1}") from None
 
 
-def checked_lengths(lengths: Tensor, batch: int, steps: int) -> Tensor:
-    """`lengths` on the CPU, where packing needs them, once they are found to fit (batch, steps)."""
-    if lengths.shape != (batch,) or lengths.is_floating_point():
-        given = f"{lengths.dtype} of shape {tuple(lengths.shape)}"
-        raise ValueError(f"lengths: got {given}, expected torch.int64 of shape ({batch},)")
-    lengths = lengths.cpu()
-    for row, length in enumerate(lengths.tolist()):
-        if not 1 <= length <= steps:
-            raise ValueError(f"lengths: got {length} in row {row}, expected 1 to {steps}")
-    return lengths
-
-
-__all__ = ["at_least", "checked_lengths", "embed", "one_of"]
+__all__ = ["at_least", "embed", "one_of"]

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from .. import modules
-from ._checks import at_least, checked_lengths, one_of
+from ..modules.base import RecurrentLayer
+from ..sequences import checked_lengths
+from ._checks import at_least, one_of
 
 CELLS = ("rnn", "lstm", "gru")
 _KINDS: dict[str, tuple[str, dict[str, str]]] = {
@@ -101,9 +103,11 @@ def run(layer: Any, x: Tensor, hx: State | None = None, lengths: Tensor | None =
     if lengths is None:
         return layer(x, hx)
     B, T = x.shape[:2]
-    lengths = checked_lengths(lengths, B, T)
+    lengths = checked_lengths(lengths, B, T, least=1)
     if int(lengths.min()) == T:
         return layer(x, hx)
+    if isinstance(layer, RecurrentLayer):
+        return layer(x, hx, lengths=lengths)
     packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
     output, state = layer(packed, hx)
     return pad_packed_sequence(output, batch_first=True, total_length=T)[0], state

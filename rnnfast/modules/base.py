@@ -82,16 +82,53 @@ class RecurrentLayer(torch.nn.RNNBase):
         reset_state: Any = None,
         all_states: bool = False,
     ) -> Any:
-        """Runs the layer over a padded, unbatched or packed sequence; see the class for shapes."""
+        """Runs the layer over a padded, unbatched, packed or nested sequence; see the class for shapes.
+
+        Args:
+            input, hx: as for torch's layers. A nested tensor of layout :data:`torch.jagged`, (B, *, I), gives a
+                nested output.
+            lengths: (B,) integers from 0 to T, in any order: a row's steps beyond its length are not run, whatever
+                stands there; its output is zero there, its last state that of its own last step, and the reverse
+                direction begins there. A row without steps keeps `hx`.
+            reset: bool, (T, B) or (B, T) with `batch_first`: where it is true a row begins anew, as when an episode
+                has ended: what went before that step has no effect on it, and no gradient flows back across it. In
+                the reverse direction the cut is at the same place, between a step and the one before.
+            reset_state: what a row then begins with, in the form of `hx`, for all rows or, with one row, the same
+                for each; zero if not given.
+            all_states: whether the states of all steps and layers are returned as well.
+
+        Both `lengths` and `reset` cut rows into stretches that run side by side as rows of one packed batch. On CUDA
+        they are read back to the host, which waits for the device unless they are on the CPU already.
+
+        Returns:
+            output and last state, as torch's layers return them; with `all_states` third the states, h, of an LSTM
+            (h, c), each (L, T, B, D P) and so on: with a leading axis for the layers, otherwise like the output.
+
+        Raises:
+            ValueError: for lengths or resets of the wrong dtype or shape, or out of range.
+            TypeError: for ones that are no tensors.
+
+        Example:
+            >>> gru, x = rnnfast.GRU(10, 20), torch.randn(5, 3, 10)
+            >>> output, h_n = gru(x, lengths=torch.tensor([5, 2, 0]))
+            >>> output[2:, 1].abs().max().item()
+            0.0
+            >>> episode_begins = torch.zeros(5, 3, dtype=torch.bool)
+            >>> episode_begins[2, 1] = True
+            >>> output, h_n, states = gru(x, reset=episode_begins, all_states=True)
+            >>> states.shape
+            torch.Size([1, 5, 3, 20])
+        """
         h0, c0 = self._split(hx)
         collected: list[Any] | None = [] if all_states else None
         if lengths is not None or reset is not None or reset_state is not None:
-            options = dict(lengths=lengths, reset=reset, reset_state=reset_state)
-            results = self._forward_ragged(input, h0, c0, options, collected)
+            results = self._forward_ragged(input, h0, c0, lengths, reset, reset_state, collected)
         elif isinstance(input, PackedSequence):
             results = self._forward_packed(input, h0, c0, collected)
         elif input.dim() != 3:
             results = self._forward_unbatched(input, h0, c0, collected)
+        elif input.is_nested:
+            results = self._forward_ragged(input, h0, c0, None, None, None, collected)
         else:
             if h0 is not None:
                 self._check_rank(h0, c0, 3)
@@ -109,21 +146,25 @@ class RecurrentLayer(torch.nn.RNNBase):
         input: Any,
         h0: Tensor | None,
         c0: Tensor | None,
-        options: dict[str, Any],
+        lengths: Any,
+        reset: Any,
+        reset_state: Any,
         collected: list[Any] | None,
     ) -> tuple[Tensor, Any]:
         """Rows that end at their lengths, or are reset on the way."""
         if isinstance(input, PackedSequence) or input.dim() != 3:
             got = "a PackedSequence" if isinstance(input, PackedSequence) else f"{input.dim()} dimensions"
             raise ValueError(f"input: got {got}, expected a padded batch to go with lengths and reset")
+        if reset_state is not None and reset is None:
+            raise ValueError("reset_state: got one without reset, expected both")
+        if input.is_nested and collected is not None:
+            raise ValueError("all_states: got True with a nested input, expected a padded or packed one")
         if h0 is not None:
             self._check_rank(h0, c0, 3)
-        self._check(input, h0, c0, None)
-        others = self._split(options.pop("reset_state"))
-        if others[0] is not None and options["reset"] is None:
-            raise ValueError("reset_state: got one without reset, expected both")
-        batch = ragged.Batch(input, self.batch_first, self.bidirectional, **options)
-        batch.check_others(others, self.get_expected_hidden_size(input, None), self.hidden_size)
+        batch = ragged.Batch(input, self.batch_first, self.bidirectional, lengths=lengths, reset=reset)
+        self._check(batch.input, h0, c0, batch.rows if input.is_nested else None)
+        others = self._split(reset_state)
+        batch.check_others(others, self.num_layers, self.proj_size or self.hidden_size, self.hidden_size)
         output, h_n, c_n = batch.run(self._run, (h0, c0), others, collected)
         return output, self._join(h_n, c_n)
 

@@ -38,7 +38,8 @@ class RNN(RecurrentLayer):
 
     Shapes:
         * input: (T, B, I), (B, T, I) with `batch_first`, (T, I) unbatched, or a
-          :class:`~torch.nn.utils.rnn.PackedSequence`.
+          :class:`~torch.nn.utils.rnn.PackedSequence`; rows of lengths of their own, resets and the states of every
+          step: :meth:`forward`.
         * hx: (D L, B, H), or (D L, H) unbatched; zero if not given.
         * output: (T, B, D H) and so on like the input; the states of the last layer.
         * h_n: (D L, B, H), or (D L, H) unbatched; each layer's last state.
@@ -128,7 +129,8 @@ class LSTM(RecurrentLayer):
 
     Shapes:
         * input: (T, B, I), (B, T, I) with `batch_first`, (T, I) unbatched, or a
-          :class:`~torch.nn.utils.rnn.PackedSequence`.
+          :class:`~torch.nn.utils.rnn.PackedSequence`; rows of lengths of their own, resets and the states of every
+          step: :meth:`forward`.
         * hx: a pair h_0 (D L, B, P) and c_0 (D L, B, H), without B if unbatched; zero if not given.
         * output: (T, B, D P) and so on like the input; the states h of the last layer.
         * (h_n, c_n): like hx; each layer's last states. :func:`rnnfast.functional.lstm` returns every step's c.

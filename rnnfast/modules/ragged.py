@@ -1,4 +1,4 @@
-"""Batches whose rows are of their own lengths, or are reset on the way: cut into stretches and packed."""
+"""Batches whose rows have lengths of their own, or are reset on the way: cut into stretches and packed."""
 
 from __future__ import annotations
 
@@ -9,23 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-
-
-def checked_lengths(lengths: Any, batch: int, steps: int) -> Tensor:
-    """`lengths` on the CPU, once they are found to fit."""
-    if not isinstance(lengths, Tensor):
-        raise TypeError(f"lengths: got {type(lengths).__name__}, expected a tensor")
-    if lengths.shape != (batch,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
-        raise ValueError(
-            f"lengths: got {lengths.dtype} of shape {tuple(lengths.shape)}, expected torch.int64 of shape "
-            f"({batch},)"
-        )
-    lengths = lengths.detach().to("cpu", torch.int64)
-    wrong = ((lengths < 0) | (lengths > steps)).nonzero()
-    if len(wrong) > 0:
-        row = int(wrong[0])
-        raise ValueError(f"lengths: got {int(lengths[row])} in row {row}, expected 0 to {steps}")
-    return lengths
+from ..sequences import Stretches, checked_lengths
 
 
 def checked_reset(reset: Any, batch: int, steps: int, batch_first: bool) -> Tensor:
@@ -41,31 +25,62 @@ def checked_reset(reset: Any, batch: int, steps: int, batch_first: bool) -> Tens
     return reset.t() if batch_first else reset
 
 
+def _of_nested(input: Tensor, lengths: Any, reset: Any) -> Stretches:
+    """Its rows, whose steps lie one behind the other."""
+    if lengths is not None or reset is not None:
+        name = "reset" if lengths is None else "lengths"
+        raise ValueError(f"{name}: got one with a nested input, whose rows have lengths already, expected None")
+    if input.layout != torch.jagged or input.dim() != 3 or input.lengths() is not None:
+        raise ValueError(
+            f"input: got a nested tensor of layout {input.layout}, {input.dim()} dimensions"
+            f"{', with holes' if input.layout == torch.jagged and input.lengths() is not None else ''}, expected "
+            "torch.jagged, 3 dimensions and no holes"
+        )
+    offsets = input.offsets().detach().to("cpu", torch.int64)
+    lengths = offsets.diff()
+    steps = int(lengths.max()) if len(lengths) > 0 else 0
+    found = ops.stretches(lengths, None, steps, len(lengths), True)
+    # From where each step lies in a padded array, which there is not, to where it does.
+    index = offsets[found.index // max(steps, 1)] + found.index % max(steps, 1)
+    inverse = torch.empty_like(index).index_copy(0, index, torch.arange(len(index)))
+    return found._replace(index=index, inverse=inverse)
+
+
 class Batch:
-    """A padded batch that is cut into stretches.
+    """A padded or nested batch that is cut into stretches.
 
     Args:
-        input: (T, B, I), or (B, T, I) with `batch_first`; bidirectional: whether its layers are.
+        input: (T, B, I), (B, T, I) with `batch_first`, or nested with layout jagged, (B, *, I); bidirectional:
+            whether its layers are.
         lengths, reset: as a layer's forward takes them.
     """
 
     def __init__(
         self, input: Tensor, batch_first: bool, bidirectional: bool, *, lengths: Any = None, reset: Any = None
     ) -> None:
-        self.input, self.directions = input, 2 if bidirectional else 1
+        self.directions, self.offsets = 2 if bidirectional else 1, None
+        self.has_lengths, self.has_resets = lengths is not None or input.is_nested, reset is not None
+        if input.is_nested:
+            self.input, self.offsets = input.values(), input.offsets()
+            self.stretches = _of_nested(input, lengths, reset)
+            return
+        self.input = input
         rows, steps = input.shape[:2] if batch_first else (input.size(1), input.size(0))
-        self.has_lengths, self.has_resets = lengths is not None, reset is not None
         lengths = None if lengths is None else checked_lengths(lengths, rows, steps)
         reset = None if reset is None else checked_reset(reset, rows, steps, batch_first)
         self.stretches = ops.stretches(lengths, reset, steps, rows, batch_first)
 
-    def check_others(self, others: tuple[Any, Any], h_shape: tuple[int, ...], hidden_size: int) -> None:
-        """Whether `reset_state` fits."""
-        for s, size in zip(others, (h_shape[2], hidden_size), strict=True):
-            if s is not None and (
-                s.dim() != 3 or s.size(0) != h_shape[0] or s.size(1) not in (1, h_shape[1]) or s.size(2) != size
-            ):
-                expected = f"({h_shape[0]}, {h_shape[1]} or 1, {size})"
+    @property
+    def rows(self) -> Tensor:
+        """How many rows there are, as batch_sizes would say for the first step."""
+        return torch.tensor([len(self.stretches.empty)])
+
+    def check_others(self, others: tuple[Any, Any], layers: int, *sizes: int) -> None:
+        """Whether `reset_state` fits so many layers, and the sizes of h and c."""
+        lead, rows = layers * self.directions, len(self.stretches.empty)
+        for s, size in zip(others, sizes, strict=True):
+            if s is not None and (s.dim() != 3 or s.size(1) not in (1, rows) or s.shape[::2] != (lead, size)):
+                expected = f"({lead}, {rows} or 1, {size})"
                 raise ValueError(f"reset_state: got shape {tuple(s.shape)}, expected {expected}")
 
     def run(
@@ -76,14 +91,15 @@ class Batch:
         collected: list[Any] | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Packed `layers` over the stretches: what is padded again, with zeros, and each row's last states."""
-        s, lead, device = self.stretches, self.input.shape[:2], self.input.device
+        s, lead, device = self.stretches, self.input.shape[:-1], self.input.device
         index, inverse = s.index.to(device), s.inverse.to(device)
         data = ops.rows_at(self.input, index, inverse, index.shape)
         h0, c0 = [self._entering(given, other) for given, other in zip(states, others, strict=True)]
         output, h_n, c_n = layers(data, h0, c0, False, s.batch_sizes, collected)
 
         def padded(packed: Tensor) -> Tensor:
-            return ops.rows_at(packed, inverse, index, lead)
+            whole = ops.rows_at(packed, inverse, index, lead)
+            return whole if self.offsets is None else torch.nested.nested_tensor_from_jagged(whole, self.offsets)
 
         if collected is not None:
             collected[:] = [tuple(padded(of_state) for of_state in of_layer) for of_layer in collected]

@@ -1,7 +1,7 @@
 """TorchScript: what torch.jit.script sees in place of a layer or cell, for it cannot read their own Python.
 
-Tensors only, without autocast. A script calls the operator, so it trains, and a saved one runs wherever rnnfast
-was imported. Cells become torch's own.
+Padded or unbatched tensors only, without autocast, lengths and resets. A script calls the operator, so it trains,
+and a saved one runs wherever rnnfast was imported. Cells become torch's own.
 """
 
 import copy
@@ -87,7 +87,9 @@ def _all_layers(
 class _OneState(RecurrentLayer):
     bptt_clip: float | None
 
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(  # type: ignore[override]
+        self, input: Tensor, hx: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Runs the layer over a padded or unbatched sequence."""
         if not torch.jit.is_scripting():
             return RecurrentLayer.forward(self, input, hx)
@@ -121,7 +123,7 @@ class ScriptableLSTM(LSTM):
 
     bptt_clip: float | None
 
-    def forward(
+    def forward(  # type: ignore[override]
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Runs the layer over a padded or unbatched sequence."""
