@@ -62,14 +62,14 @@ def _to_what_is_below() -> Any:
     return _for_outer_transforms() if transformed() else below_autograd()
 
 
-def _is_differentiated(*args: Any) -> bool:
+def is_differentiated(*args: Any) -> bool:
     """Whether what a backward pass does with these may be differentiated in its turn."""
     return torch.is_grad_enabled() or transformed() or in_forward_mode(args)
 
 
 def _bptt(*args: Any, **options: Any) -> list[Tensor]:
     """The operator, past its derivatives where no one can ask for them."""
-    if _is_differentiated(*args):
+    if is_differentiated(*args):
         return op_bptt(*args, **options)
     with below_autograd():
         return op_bptt(*args, **options)
@@ -110,7 +110,7 @@ class Recurrence(Function):
         inputs, (batch_sizes, y, *saved) = kept[: len(TENSORS)], kept[len(TENSORS) :]
         if in_legacy_vmap(*by):
             given = (*ctx.layout, batch_sizes, clip)
-            return (*_by_reference(inputs, by, given, needs, torch.is_grad_enabled()), *absent)
+            return (*by_reference(inputs, by, given, needs, torch.is_grad_enabled()), *absent)
         wanted = sum(1 << i for i, needed in enumerate(needs) if needed) | (ctx.note is not None) << NORMS
         gradients = _bptt(*by, *inputs, y, saved, *ctx.layout, batch_sizes, wanted, clip=clip, precision=precision)
         if ctx.note is not None:
@@ -149,7 +149,7 @@ class Bptt(Function):
             tensors = [_its_own(t) for t in tensors]
             needs = [bool(ctx.needs & 1 << i) for i in range(NORMS)]
             given = (*ctx.given, batch_sizes, ctx.clip)
-            gradients = _by_reference(tensors[4:], tensors[:4], given, needs, create_graph=True)
+            gradients = by_reference(tensors[4:], tensors[:4], given, needs, create_graph=True)
             pairs = zip(gradients, vs, strict=False)
             of = [(g, v.view(g.shape)) for g, v in pairs if v is not None and g is not None and g.requires_grad]
             wanted = [t for t, needed in zip(tensors, asked, strict=True) if needed]
@@ -173,7 +173,7 @@ class RowsAt(Function):
         index, inverse = ctx.saved_tensors
         if in_legacy_vmap(gradient):
             return reference.rows_at(gradient, inverse, ctx.lead), None, None, None
-        with nullcontext() if _is_differentiated(gradient) else below_autograd():
+        with nullcontext() if is_differentiated(gradient) else below_autograd():
             return op_rows_at(gradient, inverse, index, ctx.lead), None, None, None
 
 
@@ -199,7 +199,7 @@ def _gradients_of(of: list[tuple[Tensor, Tensor]], wanted: list[Tensor], create_
 
 
 @without_autocast
-def _by_reference(inputs: Any, by: Any, given: tuple[Any, ...], needs: Any, create_graph: bool) -> list[Any]:
+def by_reference(inputs: Any, by: Any, given: tuple[Any, ...], needs: Any, create_graph: bool) -> list[Any]:
     """The gradients that recurrence_bptt returns, but for norms, as plain torch finds them.
 
     Args:
@@ -258,7 +258,7 @@ def _bptt_kernel(*args: Any, clip: float | None = None, precision: str | None = 
     if in_forward_mode(args):
         each = [bool(needs & 1 << i) for i in range(NORMS)]
         given = (cell, direction, batch_first, batch_sizes, clip)
-        gradients = _by_reference(list(inputs), by, given, each, torch.is_grad_enabled())
+        gradients = by_reference(list(inputs), by, given, each, torch.is_grad_enabled())
         for i in (4, 5):
             if gradients[i] is not None:
                 gradients[i] = gradients[i].view(_bias_shape(inputs[2], gradients[i]))

@@ -51,11 +51,14 @@ def recurrence(
     states: bool = False,
     clip: float | None = None,
     note: Callable[[Tensor], None] | None = None,
+    every: int | None = None,
 ) -> Any:
     """A layer of any cell, differentiable.
 
     Args: as in ``csrc/ops.cpp``; states: whether an LSTM's c of every step is wanted; note: called by the backward
-        pass with the norms of dL/dh_t, (T, B, G) and so on (not under torch.func's transforms).
+        pass with the norms of dL/dh_t, (T, B, G) and so on (not under torch.func's transforms); every: steps of a
+        chunk whose beginning alone is kept for the backward pass (not when compiled or transformed, nor with
+        `states`), None: all is kept.
 
     Returns:
         y and h_n; of an LSTM also c_n, and with `states` all c, (T, B, G, H) and so on.
@@ -76,6 +79,8 @@ def recurrence(
             results = _apply_outside_graph(*args, states, clip, precision, note)
         else:
             results = _autograd.op(*args, states, **options)
+    elif recorded and every is not None and not states:
+        results = apply(_checkpoint.Checkpointed, *args, clip, precision, note, every)
     elif recorded:
         results = apply(_autograd.Recurrence, *args, states, clip, precision, note)
     else:
@@ -149,7 +154,7 @@ def _apply_outside_graph(*args: Any) -> Any:
 
 
 if _library.ISA is not None:
-    from . import _batching, _fakes
+    from . import _batching, _checkpoint, _fakes
 
     _fakes.register()
     _batching.register()

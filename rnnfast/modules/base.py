@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -24,21 +25,31 @@ class RecurrentLayer(torch.nn.RNNBase):
     """
 
     bptt_clip: float | None = None
+    recompute: bool = False
+    checkpoint_every: int | None = None
     # Called with each layer's number, its input and how that is laid out; gives what BPTT will call with the norms
     # of dL/dh_t, (T, B, D) and so on (rnnfast.lab.record_gradients).
     _recorder: Any = None
     _instead = "instead"  # how torch's message about an input of wrong rank ends
 
-    def _set_bptt_clip(self, bptt_clip: float | None) -> None:
-        if bptt_clip is None:
-            return
-        if not bptt_clip > 0:
-            raise ValueError(f"bptt_clip: got {bptt_clip}, expected a positive number or None")
-        self.bptt_clip = float(bptt_clip)
+    def _set_options(self, bptt_clip: float | None, recompute: bool, checkpoint_every: int | None) -> None:
+        """Of torch's layers they are none; what is not set stays the class's."""
+        if bptt_clip is not None:
+            if not bptt_clip > 0:
+                raise ValueError(f"bptt_clip: got {bptt_clip}, expected a positive number or None")
+            self.bptt_clip = float(bptt_clip)
+        if checkpoint_every is not None:
+            if checkpoint_every < 1:
+                raise ValueError(f"checkpoint_every: got {checkpoint_every}, expected a number of steps or None")
+            self.checkpoint_every = int(checkpoint_every)
+        if recompute:
+            self.recompute = True
 
     def extra_repr(self) -> str:
         """torch's, and what torch's layers do not have."""
-        return super().extra_repr() + (f", bptt_clip={self.bptt_clip}" if self.bptt_clip is not None else "")
+        options = ("bptt_clip", "recompute", "checkpoint_every")
+        given = [f", {name}={getattr(self, name)}" for name in options if getattr(self, name)]
+        return super().extra_repr() + "".join(given)
 
     def __prepare_scriptable__(self) -> Any:
         """What torch.jit.script takes in place of the layer."""
@@ -90,15 +101,15 @@ class RecurrentLayer(torch.nn.RNNBase):
             lengths: (B,) integers from 0 to T, in any order: a row's steps beyond its length are not run, whatever
                 stands there; its output is zero there, its last state that of its own last step, and the reverse
                 direction begins there. A row without steps keeps `hx`.
-            reset: bool, (T, B) or (B, T) with `batch_first`: where it is true a row begins anew, as when an episode
-                has ended: what went before that step has no effect on it, and no gradient flows back across it. In
-                the reverse direction the cut is at the same place, between a step and the one before.
+            reset: bool, (T, B) or (B, T) with `batch_first`: where it is true a row begins anew, as when an
+                episode has ended: what went before that step has no effect on it, and no gradient flows back
+                across it. In the reverse direction the cut is at the same place, between a step and the one before.
             reset_state: what a row then begins with, in the form of `hx`, for all rows or, with one row, the same
                 for each; zero if not given.
             all_states: whether the states of all steps and layers are returned as well.
 
-        Both `lengths` and `reset` cut rows into stretches that run side by side as rows of one packed batch. On CUDA
-        they are read back to the host, which waits for the device unless they are on the CPU already.
+        Both `lengths` and `reset` cut rows into stretches that run side by side as rows of one packed batch. On
+        CUDA they are read back to the host, which waits for the device unless they are on the CPU already.
 
         Returns:
             output and last state, as torch's layers return them; with `all_states` third the states, h, of an LSTM
@@ -277,7 +288,8 @@ class RecurrentLayer(torch.nn.RNNBase):
         note = None
         if self._recorder is not None:
             note = self._recorder(layer, x, self.bidirectional, batch_first, batch_sizes)
-        options: Any = (self._cell, direction, batch_first, batch_sizes, all_c, self.bptt_clip, note)
+        every = self.checkpoint_every or (sys.maxsize if self.recompute else None)
+        options: Any = (self._cell, direction, batch_first, batch_sizes, all_c, self.bptt_clip, note, every)
         if not profiler._is_profiler_enabled:
             return ops.recurrence(x, *self._weights(layer, dtype), h0, c0, *options)
         directions = "forward and reverse" if self.bidirectional else "forward"

@@ -35,6 +35,11 @@ class RNN(RecurrentLayer):
             16-bit sums are formed in float32. Anything else runs in plain torch, with one warning.
         bptt_clip: v > 0: at each step of BPTT the gradient of the loss for h_t, all told, is kept between -v and
             v, element by element, before it goes on to the step before; also an attribute. None: it is not.
+        recompute: whether only states are kept for the backward pass, which computes all else once more.
+        checkpoint_every: k: of every k steps only the state at their beginning is kept, and k steps at a time are
+            computed once more: for very long sequences. Both are attributes too, and change no result but for the
+            rounding of an LSTM's c to 16 bits, where arrays have these, between chunks. Compiled, under torch.func
+            and, in an LSTM, with `all_states` everything is kept.
 
     Shapes:
         * input: (T, B, I), (B, T, I) with `batch_first`, (T, I) unbatched, or a
@@ -73,6 +78,8 @@ class RNN(RecurrentLayer):
         dtype: torch.dtype | None = None,
         *,
         bptt_clip: float | None = None,
+        recompute: bool = False,
+        checkpoint_every: int | None = None,
         **kwargs: Any,
     ) -> None:
         if "proj_size" in kwargs:
@@ -93,7 +100,7 @@ class RNN(RecurrentLayer):
             dtype=dtype,
             **kwargs,
         )
-        self._set_bptt_clip(bptt_clip)
+        self._set_options(bptt_clip, recompute, checkpoint_every)
 
     @property
     def _cell(self) -> str:
@@ -166,10 +173,12 @@ class LSTM(RecurrentLayer):
         dtype: torch.dtype | None = None,
         *,
         bptt_clip: float | None = None,
+        recompute: bool = False,
+        checkpoint_every: int | None = None,
     ) -> None:
         args = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size)
         super().__init__("LSTM", *args, device=device, dtype=dtype)
-        self._set_bptt_clip(bptt_clip)
+        self._set_options(bptt_clip, recompute, checkpoint_every)
 
     def _split(self, hx: Any) -> tuple[Any, Any]:
         return (None, None) if hx is None else (hx[0], hx[1])
@@ -247,13 +256,15 @@ class GRU(RecurrentLayer):
         dtype: torch.dtype | None = None,
         *,
         bptt_clip: float | None = None,
+        recompute: bool = False,
+        checkpoint_every: int | None = None,
         **kwargs: Any,
     ) -> None:
         if "proj_size" in kwargs:
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
         args = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
         super().__init__("GRU", *args, device=device, dtype=dtype, **kwargs)
-        self._set_bptt_clip(bptt_clip)
+        self._set_options(bptt_clip, recompute, checkpoint_every)
 
 
 __all__ = ["GRU", "LSTM", "RNN"]
