@@ -103,7 +103,8 @@ class RecurrentLayer(torch.nn.RNNBase):
                 direction begins there. A row without steps keeps `hx`.
             reset: bool, (T, B) or (B, T) with `batch_first`: where it is true a row begins anew, as when an
                 episode has ended: what went before that step has no effect on it, and no gradient flows back
-                across it. In the reverse direction the cut is at the same place, between a step and the one before.
+                across it. In the reverse direction the cut is at the same place, between that step and the one
+                before.
             reset_state: what a row then begins with, in the form of `hx`, for all rows or, with one row, the same
                 for each; zero if not given.
             all_states: whether the states of all steps and layers are returned as well.
