@@ -14,11 +14,13 @@ RNNFAST_LIBRARY(m) {
   // P, H) or (P, H); biases of G K values; h0 (G, B, P), c0 (G, B, H), absent: zero. Returns y, h_n (G, B,
   // P), for an LSTM c_n (G, B, H); with `saves` also what BPTT needs, in this order: activations (T, B, G,
   // K), c (T, B, G, H) for an LSTM, activations and W_hn h + b_hn (T, B, G, H) for a GRU, o tanh(c) (T, B, G,
-  // H) with w_hr. clip: for the adjoint, below; of no effect here.
+  // H) with w_hr. clip: for the adjoint, below; of no effect here. stretches, on the CPU: as `stretches`
+  // below returns them, if they cover all steps; they are what the rows of h0 and h_n are then, while those
+  // of the padded arrays stay what they are.
   m.def(
       "recurrence(Tensor input, Tensor? w_ih, Tensor w_hh, Tensor? w_hr, Tensor? b_ih, Tensor? b_hh, "
       "Tensor? h0, Tensor? c0, str cell, int direction=0, bool batch_first=False, Tensor? batch_sizes=None, "
-      "bool saves=False, *, float? clip=None, str? precision=None) "
+      "bool saves=False, Tensor? stretches=None, *, float? clip=None, str? precision=None) "
       "-> Tensor[]");
   // Its adjoint. dy, dh_n and dc_n like y, h_n and c_n, dc (T, B, G, H) for every cell state, each absent
   // where zero; saved: what recurrence returned beyond its results; input may be absent where w_ih is. b_ih
@@ -31,7 +33,7 @@ RNNFAST_LIBRARY(m) {
       "recurrence_bptt(Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor? dc, Tensor? input, Tensor? w_ih, "
       "Tensor w_hh, Tensor? w_hr, Tensor? b_ih, Tensor? b_hh, Tensor? h0, Tensor? c0, Tensor y, "
       "Tensor[] saved, str cell, int direction, bool batch_first, Tensor? batch_sizes, int needs, "
-      "*, float? clip=None, str? precision=None) -> Tensor[]");
+      "Tensor? stretches=None, *, float? clip=None, str? precision=None) -> Tensor[]");
   // One step: input (B, I), h (B, H), c (B, H) for an LSTM, w_ih (K, I), w_hh (K, H), biases (K). Returns h,
   // and c for an LSTM.
   m.def(
@@ -49,12 +51,14 @@ RNNFAST_LIBRARY(m) {
       "Tensor? batch_sizes=None) -> Tensor[]");
   // A padded batch of so many steps and rows, (T, B, ...) or (B, T, ...) with batch_first, cut into
   // stretches: a row ends at its length, int64 (B,), and begins anew before each step where reset, bool (T,
-  // B), is true. Both on the CPU. As rows of a packed batch, the longest first: batch_sizes; where each
-  // packed step lies among the padded ones, (N,); the inverse, (T B,), -1 where nothing is packed; of which
-  // row each stretch is, (S,); whether it begins with what its row begins with, in time and against it, bool
-  // (2, S); each row's last stretch in time and against it, (2, B), any for a row without steps; which rows
-  // those are, bool (B,).
-  m.def("stretches(Tensor? lengths, Tensor? reset, int steps, int rows, bool batch_first=False) -> Tensor[]");
+  // B), is true. Both on the CPU. As rows of a packed batch, the longest first: with `packs` batch_sizes;
+  // where each packed step lies among the padded ones, (N,); the inverse, (T B,), -1 where nothing is packed;
+  // of which row each stretch is, its first step and how many it has, int64 (3, S); whether it begins with
+  // what its row begins with, in time and against it, bool (2, S); each row's last stretch in time and
+  // against it, (2, B), any for a row without steps; which rows those are, bool (B,).
+  m.def(
+      "stretches(Tensor? lengths, Tensor? reset, int steps, int rows, bool batch_first, bool packs) "
+      "-> Tensor[]");
   // The rows of an array (..., W) at `index`, (M,) int64 on the CPU, counting through its leading axes; zeros
   // for -1. As an array (*lead, W). inverse: where each row goes, -1 where nowhere: by it and `index` in turn
   // the gradient is formed.

@@ -82,11 +82,12 @@ class Recurrence(Function):
     # feels.
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
-        *inputs, cell, direction, batch_first, batch_sizes, saves, clip, precision, note = args
+        *inputs, cell, direction, batch_first, batch_sizes, saves, stretches, clip, precision, note = args
+        options = dict(stretches=stretches, clip=clip, precision=precision)
         with _to_what_is_below():
-            results = op(*args[:12], True, clip=clip, precision=precision)
+            results = op(*args[:12], True, **options)
         count = results_of(cell)
-        ctx.layout, ctx.options, ctx.note = (cell, direction, batch_first), (clip, precision), note
+        ctx.layout, ctx.options, ctx.note = (cell, direction, batch_first), options, note
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs, batch_sizes, results[0], *results[count:])
         if saves:
@@ -98,7 +99,7 @@ class Recurrence(Function):
     @staticmethod
     @without_autocast
     def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, *others: Tensor | None) -> tuple[Any, ...]:
-        absent = (None,) * 8  # what is no tensor of TENSORS
+        absent = (None,) * 9  # what is no tensor of TENSORS
         cell = ctx.layout[0]
         dc_n = others[0] if cell == "lstm" else None
         dc = others[2] if cell == "lstm" and len(others) > 1 else None
@@ -106,13 +107,14 @@ class Recurrence(Function):
         if all(d is None for d in by):
             return (None,) * len(TENSORS) + absent
         needs = ctx.needs_input_grad[: len(TENSORS)]
-        kept, (clip, precision) = ctx.saved_tensors, ctx.options  # once: torch.utils.checkpoint rebuilds them here
+        kept, options = ctx.saved_tensors, ctx.options  # once: torch.utils.checkpoint rebuilds them here
         inputs, (batch_sizes, y, *saved) = kept[: len(TENSORS)], kept[len(TENSORS) :]
         if in_legacy_vmap(*by):
-            given = (*ctx.layout, batch_sizes, clip)
-            return (*by_reference(inputs, by, given, needs, torch.is_grad_enabled()), *absent)
+            given = (*ctx.layout, batch_sizes, options["clip"])
+            again = torch.is_grad_enabled()
+            return (*by_reference(inputs, by, given, needs, again, options["stretches"]), *absent)
         wanted = sum(1 << i for i, needed in enumerate(needs) if needed) | (ctx.note is not None) << NORMS
-        gradients = _bptt(*by, *inputs, y, saved, *ctx.layout, batch_sizes, wanted, clip=clip, precision=precision)
+        gradients = _bptt(*by, *inputs, y, saved, *ctx.layout, batch_sizes, wanted, **options)
         if ctx.note is not None:
             ctx.note(gradients[NORMS].detach())
         each = [d if needed else None for d, needed in zip(gradients, needs, strict=False)]
@@ -128,12 +130,12 @@ class Bptt(Function):
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
-        *arguments, clip, precision = args
+        *arguments, stretches, clip, precision = args
         with _to_what_is_below():
-            results = op_bptt(*arguments, clip=clip, precision=precision)
+            results = op_bptt(*arguments, stretches=stretches, clip=clip, precision=precision)
         *_, cell, direction, batch_first, batch_sizes, needs = arguments
         ctx.given, ctx.needs = (cell, direction, batch_first), needs
-        ctx.clip = clip
+        ctx.clip, ctx.stretches = clip, stretches
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*arguments[:12], batch_sizes)
         ctx.mark_non_differentiable(*(t for i, t in enumerate(results) if i == NORMS or not needs & 1 << i))
@@ -149,13 +151,13 @@ class Bptt(Function):
             tensors = [_its_own(t) for t in tensors]
             needs = [bool(ctx.needs & 1 << i) for i in range(NORMS)]
             given = (*ctx.given, batch_sizes, ctx.clip)
-            gradients = by_reference(tensors[4:], tensors[:4], given, needs, create_graph=True)
+            gradients = by_reference(tensors[4:], tensors[:4], given, needs, True, ctx.stretches)
             pairs = zip(gradients, vs, strict=False)
             of = [(g, v.view(g.shape)) for g, v in pairs if v is not None and g is not None and g.requires_grad]
             wanted = [t for t, needed in zip(tensors, asked, strict=True) if needed]
             found = _gradients_of(of, wanted, again)
         each = iter(found)
-        return (*(next(each) if needed else None for needed in asked), *(None,) * 9)
+        return (*(next(each) if needed else None for needed in asked), *(None,) * 10)
 
 
 class RowsAt(Function):
@@ -199,7 +201,14 @@ def _gradients_of(of: list[tuple[Tensor, Tensor]], wanted: list[Tensor], create_
 
 
 @without_autocast
-def by_reference(inputs: Any, by: Any, given: tuple[Any, ...], needs: Any, create_graph: bool) -> list[Any]:
+def by_reference(
+    inputs: Any,
+    by: Any,
+    given: tuple[Any, ...],
+    needs: Any,
+    create_graph: bool,
+    stretches: Tensor | None = None,
+) -> list[Any]:
     """The gradients that recurrence_bptt returns, but for norms, as plain torch finds them.
 
     Args:
@@ -217,7 +226,7 @@ def by_reference(inputs: Any, by: Any, given: tuple[Any, ...], needs: Any, creat
         more = [*needs[GATES:], False, False][:2]
         added = differentiable(like((*lead, G, w_hh.size(-2)))) if more[0] else None
         inner = differentiable(like((*lead, G, H))) if more[1] and given[0] == "gru" else None
-        results = reference.layer(*tensors, *given, added=added, inner=inner)
+        results = reference.layer(*tensors, *given, added=added, inner=inner, stretches=stretches)
         of = [(r, d) for r, d in zip(results, by, strict=False) if d is not None and r.requires_grad]
         places = [*zip(tensors, needs, strict=False), (added, added is not None), (inner, inner is not None)]
         found = iter(_gradients_of(of, [t for t, needed in places if needed], create_graph))
@@ -238,6 +247,7 @@ def _recurrence_kernel(
     batch_first: bool = False,
     batch_sizes: Tensor | None = None,
     saves: bool = False,
+    stretches: Tensor | None = None,
     *,
     clip: float | None = None,
     precision: str | None = None,
@@ -246,27 +256,28 @@ def _recurrence_kernel(
     if in_forward_mode(tensors):
         if saves:
             raise RuntimeError("saves: got True in forward-mode differentiation, which has no use for it")
-        return list(reference.layer(*tensors, *layout, clip)[: results_of(cell)])
+        return list(reference.layer(*tensors, *layout, clip, stretches=stretches)[: results_of(cell)])
     if is_recorded(*tensors):
-        return list(apply(Recurrence, *tensors, *layout, saves, clip, precision, None))
+        return list(apply(Recurrence, *tensors, *layout, saves, stretches, clip, precision, None))
     with below_autograd():
-        return op(*tensors, *layout, saves, clip=clip, precision=precision)
+        return op(*tensors, *layout, saves, stretches=stretches, clip=clip, precision=precision)
 
 
 def _bptt_kernel(*args: Any, clip: float | None = None, precision: str | None = None) -> list[Tensor]:
     by, inputs, (cell, direction, batch_first, batch_sizes, needs) = args[:4], args[4:12], args[14:19]
+    stretches = args[19] if len(args) > 19 else None  # left out where it is None
     if in_forward_mode(args):
         each = [bool(needs & 1 << i) for i in range(NORMS)]
         given = (cell, direction, batch_first, batch_sizes, clip)
-        gradients = by_reference(list(inputs), by, given, each, torch.is_grad_enabled())
+        gradients = by_reference(list(inputs), by, given, each, torch.is_grad_enabled(), stretches)
         for i in (4, 5):
             if gradients[i] is not None:
                 gradients[i] = gradients[i].view(_bias_shape(inputs[2], gradients[i]))
         return [args[12].new_empty(0) if g is None else g for g in [*gradients, None]]
     if is_recorded(*args[:12]):
-        return list(apply(Bptt, *args[:19], clip, precision))
+        return list(apply(Bptt, *args[:19], stretches, clip, precision))
     with below_autograd():
-        return op_bptt(*args, clip=clip, precision=precision)
+        return op_bptt(*args[:19], stretches, clip=clip, precision=precision)
 
 
 # torch's own, whose derivatives no Python slows.

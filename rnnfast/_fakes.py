@@ -37,12 +37,13 @@ def _recurrence(
     batch_first: bool = False,
     batch_sizes: Tensor | None = None,
     saves: bool = False,
+    stretches: Tensor | None = None,
     **options: Any,
 ) -> list[Tensor]:
     G, (K, P) = _groups(w_hh), w_hh.shape[-2:]
     lead = input.shape[:-1] if w_ih is not None else input.shape[:-2]
     H = K // GATES[cell]
-    B = _rows_of_batch(input, h0, batch_first, batch_sizes)
+    B = _rows_of_batch(input, h0, batch_first, batch_sizes) if stretches is None else stretches.size(1)
     shapes = [(*lead, G * P) if w_ih is not None else (*lead, G, P), (G, B, P)]
     if cell == "lstm":
         shapes += [(G, B, H)] + [(*lead, G, K), (*lead, G, H)] * saves
@@ -94,11 +95,14 @@ def _recurrence_bptt(
     batch_first: bool,
     batch_sizes: Tensor | None,
     needs: int,
+    stretches: Tensor | None = None,
     **options: Any,
 ) -> list[Tensor]:
     G, (K, P) = _groups(w_hh), w_hh.shape[-2:]
     H = K // GATES[cell]
-    B = _rows_of_batch(y, h0, batch_first, batch_sizes) if needs & 192 else 0
+    B = 0
+    if needs & 192:
+        B = _rows_of_batch(y, h0, batch_first, batch_sizes) if stretches is None else stretches.size(1)
     lead = y.shape[:-1] if w_ih is not None else y.shape[:-2]
     gates = (*lead, G, K)
     bias = (K,) if G == 1 else (G, K)
@@ -123,10 +127,11 @@ def _rows_at(rows: Tensor, index: Tensor, inverse: Tensor, lead: Sequence[int]) 
 
 
 def _stretches(
-    lengths: Tensor | None, reset: Tensor | None, steps: int, rows: int, batch_first: bool = False
+    lengths: Tensor | None, reset: Tensor | None, steps: int, rows: int, batch_first: bool, packs: bool
 ) -> list[Tensor]:
     T, N, S = [torch.library.get_ctx().new_dynamic_size() for _ in range(3)]  # as the values are
-    numbers = [torch.empty(n, dtype=torch.int64) for n in (T, N, steps * rows, S)]
+    places = steps * rows if packs else 0
+    numbers = [torch.empty(n, dtype=torch.int64) for n in (T, N, places, (3, S))]
     flags = [torch.empty(shape, dtype=torch.bool) for shape in ((2, S), (rows,))]
     return [*numbers, flags[0], torch.empty(2, rows, dtype=torch.int64), flags[1]]
 

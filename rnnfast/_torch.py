@@ -43,12 +43,17 @@ def is_compiling() -> bool:
     return torch.compiler.is_dynamo_compiling() or torch.compiler._is_compiling_flag
 
 
+def forward_mode_is_on() -> bool:
+    """Whether any thread is at forward-mode derivatives."""
+    return forward_ad._current_level >= 0
+
+
 def in_forward_mode(args: Iterable[Any]) -> bool:
     """Whether the tensors among these may be differentiated in forward mode, also by torch.func.jvp and its like.
 
     Under other transforms their tangents are not to be seen, so that any jvp around them counts.
     """
-    if forward_ad._current_level < 0:  # of all threads
+    if not forward_mode_is_on():
         return False
     if torch.compiler.is_dynamo_compiling() or any(level.key() == _JVP for level in _interpreters() or ()):
         return True
@@ -102,6 +107,7 @@ __all__ = [
     "apply",
     "below_autograd",
     "differentiable",
+    "forward_mode_is_on",
     "hidden_from_dynamo",
     "in_forward_mode",
     "in_legacy_vmap",

@@ -46,6 +46,7 @@ def _recurrence(
     batch_first: bool = False,
     batch_sizes: Tensor | None = None,
     saves: bool = False,
+    stretches: Tensor | None = None,
     *,
     clip: float | None = None,
     **options: Any,
@@ -53,10 +54,10 @@ def _recurrence(
     if clip is not None:
         raise NotImplementedError(f"bptt_clip: got {clip}, which torch's operators do not have, expected None")
     T = input.size(1 if batch_first else 0)
-    if batch_sizes is not None or not isinstance(T, int) or saves:
+    if batch_sizes is not None or stretches is not None or not isinstance(T, int) or saves:
         got = (
             "a packed sequence"
-            if batch_sizes is not None
+            if batch_sizes is not None or stretches is not None
             else "all that BPTT needs"
             if saves
             else "a dynamic number"

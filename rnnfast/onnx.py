@@ -67,6 +67,7 @@ def _recurrence(
     batch_first: bool = False,
     batch_sizes: Any = None,
     saves: bool = False,
+    stretches: Any = None,
     clip: float | None = None,
     precision: str | None = None,
 ) -> Any:
@@ -75,7 +76,7 @@ def _recurrence(
 
     refused = {
         "w_hr": w_hr is not None,
-        "batch_sizes": batch_sizes is not None,
+        "batch_sizes": batch_sizes is not None or stretches is not None,
         "w_ih": w_ih is None,
         "saves": saves,
     }

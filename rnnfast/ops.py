@@ -25,6 +25,7 @@ from . import _autograd, _library, reference, sequences
 from ._torch import (
     apply,
     below_autograd,
+    forward_mode_is_on,
     hidden_from_dynamo,
     in_forward_mode,
     is_compiling,
@@ -52,13 +53,14 @@ def recurrence(
     clip: float | None = None,
     note: Callable[[Tensor], None] | None = None,
     every: int | None = None,
+    stretches: Tensor | None = None,
 ) -> Any:
     """A layer of any cell, differentiable.
 
     Args: as in ``csrc/ops.cpp``; states: whether an LSTM's c of every step is wanted; note: called by the backward
         pass with the norms of dL/dh_t, (T, B, G) and so on (not under torch.func's transforms); every: steps of a
         chunk whose beginning alone is kept for the backward pass (not when compiled or transformed, nor with
-        `states`), None: all is kept.
+        `states`), None: all is kept; stretches: see :func:`takes_stretches`.
 
     Returns:
         y and h_n; of an LSTM also c_n, and with `states` all c, (T, B, G, H) and so on.
@@ -71,18 +73,20 @@ def recurrence(
         return reference.layer(*args, clip, norms)[: _autograd.results_of(cell) + states]
     precision = _library.precision(input.device, input.dtype) if input.is_cuda else None
     options: dict[str, Any] = {} if clip is None and precision is None else dict(clip=clip, precision=precision)
+    if stretches is not None:
+        options["stretches"] = stretches
     recorded = torch.is_grad_enabled() and _autograd.is_recorded(w_hh, input, w_ih, b_ih, b_hh, h0, c0, w_hr)
     if not is_dynamo_compiling() and transformed():
         results = _in_given_dtypes(*args, states, **options)
     elif is_compiling() or (recorded and is_traced_by_jit() is not None):
         if note is not None and torch.compiler.is_compiling():
-            results = _apply_outside_graph(*args, states, clip, precision, note)
+            results = _apply_outside_graph(*args, states, None, clip, precision, note)
         else:
             results = _autograd.op(*args, states, **options)
     elif recorded and every is not None and not states:
         results = apply(_checkpoint.Checkpointed, *args, clip, precision, note, every)
     elif recorded:
-        results = apply(_autograd.Recurrence, *args, states, clip, precision, note)
+        results = apply(_autograd.Recurrence, *args, states, stretches, clip, precision, note)
     else:
         with below_autograd():
             results = _autograd.op(*args, states, **options)
@@ -129,11 +133,26 @@ def rows_at(rows: Tensor, index: Tensor, inverse: Tensor, lead: tuple[int, ...])
         return _autograd.op_rows_at(rows, index, inverse, lead)
 
 
-def stretches(lengths: Tensor | None, reset: Tensor | None, steps: int, rows: int, batch_first: bool) -> Stretches:
+def stretches(
+    lengths: Tensor | None, reset: Tensor | None, steps: int, rows: int, batch_first: bool, packs: bool
+) -> Stretches:
     """A padded batch cut into stretches; see ``csrc/ops.cpp``."""
     if _library.ISA is None:
         return sequences.stretches(lengths, reset, steps, rows, batch_first)
-    return Stretches(*torch.ops.rnnfast.stretches(lengths, reset, steps, rows, batch_first))
+    return Stretches(*torch.ops.rnnfast.stretches(lengths, reset, steps, rows, batch_first, packs))
+
+
+def takes_stretches(input: Tensor) -> bool:
+    """Whether :func:`recurrence` takes a padded batch with stretches as they are: on the CPU, called eagerly.
+
+    Elsewhere they are packed.
+    """
+    return (
+        input.is_cpu
+        and _library.serves(input)
+        and not (is_compiling() or transformed() or is_traced_by_jit() is not None)
+        and not forward_mode_is_on()
+    )
 
 
 def _room_for_norms(input: Tensor, w_ih: Tensor | None, w_hh: Tensor) -> Tensor:

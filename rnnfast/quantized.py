@@ -125,6 +125,8 @@ class _Quantized:
         if h0 is not None:
             self._check_states(input, h0, c0, batch_sizes)
 
+    _takes_stretches = False
+
     def _run(
         self: Any,
         x: Tensor,
@@ -133,6 +135,7 @@ class _Quantized:
         batch_first: bool,
         batch_sizes: Tensor | None,
         collected: list[Any] | None = None,
+        stretches: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         if collected is not None:
             raise ValueError("all_states: got True, but quantized layers return the last states only")

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ._torch import apply, is_within_a_kernel, without_autocast
-from .sequences import Layout, is_reversed
+from .sequences import Layout, is_reversed, packing
 
 Clipped = Callable[[Tensor], Tensor]  # the same value; its gradient, all told, is clipped
 
@@ -150,12 +150,17 @@ def layer(
     b_hh: Tensor | None,
     *args: Any,
     added: Tensor | None = None,
+    inner: Tensor | None = None,
+    stretches: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, ...]:
     """What the operator of the same arguments returns without `saves`; of an LSTM, always with all c.
 
-    Args: as in ``csrc/ops.cpp``, then those of :func:`recurrence`; added: to W_ih x + b_ih.
+    Args: as in ``csrc/ops.cpp``, then those of :func:`recurrence`; added: to W_ih x + b_ih; stretches: likewise.
     """
+    if stretches is not None:
+        arrays = (input, added, inner)
+        return _packed_layer(arrays, (w_ih, w_hh, w_hr, b_ih, b_hh), args, stretches, options)
     w_hh, w_hr = [w.unsqueeze(0) if w is not None and w.dim() == 2 else w for w in (w_hh, w_hr)]
     gate_shape = w_hh.shape[:2]
     if w_ih is None:
@@ -164,8 +169,41 @@ def layer(
         gates = F.linear(input, w_ih, None if b_ih is None else b_ih.flatten()).unflatten(-1, gate_shape)
     if added is not None:
         gates = gates + added
+    options["inner"] = inner
     y, *others = recurrence(gates, w_hh, w_hr, None if b_hh is None else b_hh.view(gate_shape), *args, **options)
     return (y if w_ih is None else y.flatten(-2), *others)
+
+
+def _packed_layer(
+    arrays: tuple[Any, ...],
+    weights: tuple[Any, ...],
+    args: tuple[Any, ...],
+    table: Tensor,
+    options: dict[str, Any],
+) -> tuple[Tensor, ...]:
+    """A padded :func:`layer` in stretches, as a packed one.
+
+    Args: arrays: input, added, inner; args: h0, c0, cell, direction, batch_first and so on.
+    """
+    h0, c0, cell, direction, batch_first, _, *others = args
+    lead = arrays[0].shape[:2]
+    steps, rows = lead[::-1] if batch_first else lead
+    batch_sizes, index, inverse = packing(table, steps, rows, batch_first)
+
+    def moved(a: Tensor | None, to: Tensor, shape: Sequence[int]) -> Any:
+        return None if a is None else rows_at(a.flatten(2 if len(shape) == 1 else 1), to, shape)
+
+    x, added, inner = [
+        None if a is None else moved(a, index, index.shape).unflatten(-1, a.shape[2:]) for a in arrays
+    ]
+    results = layer(
+        x, *weights, h0, c0, cell, direction, False, batch_sizes, *others, added=added, inner=inner, **options
+    )
+    of_steps = [r if i not in (1, 2 if cell == "lstm" else 1) else None for i, r in enumerate(results)]
+    return tuple(
+        r if own is None else moved(own, inverse, lead).unflatten(-1, own.shape[1:])
+        for r, own in zip(results, of_steps, strict=True)
+    )
 
 
 def rows_at(rows: Tensor, index: Tensor, lead: Sequence[int]) -> Tensor:

@@ -46,10 +46,31 @@ class Stretches(NamedTuple):
     batch_sizes: Tensor
     index: Tensor
     inverse: Tensor
-    row: Tensor
+    table: Tensor
     begins: Tensor
     ends: Tensor
     empty: Tensor
+
+    @property
+    def row(self) -> Tensor:
+        """Of which row each is."""
+        return self.table[0]
+
+
+def packing(table: Tensor, steps: int, rows: int, batch_first: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """batch_sizes, index and inverse of :class:`Stretches`, from their table."""
+    row, start, length = table
+    longest = int(length[0]) if len(length) > 0 else 0
+    # Active rows of step t are those that are longer than t: from how many end where.
+    ending = torch.bincount(length, minlength=longest + 1)
+    batch_sizes = len(length) - ending.cumsum(0)[:longest]
+    step = torch.arange(longest).repeat_interleave(batch_sizes)
+    first = torch.cat([batch_sizes.new_zeros(1), batch_sizes.cumsum(0)[:-1]])
+    stretch = torch.arange(len(step)) - first[step]
+    step = step + start[stretch]
+    index = row[stretch] * steps + step if batch_first else step * rows + row[stretch]
+    inverse = torch.full((steps * rows,), -1).index_copy(0, index, torch.arange(len(index)))
+    return batch_sizes, index, inverse
 
 
 def stretches(lengths: Tensor | None, reset: Tensor | None, steps: int, rows: int, batch_first: bool) -> Stretches:
@@ -69,20 +90,12 @@ def stretches(lengths: Tensor | None, reset: Tensor | None, steps: int, rows: in
         end = torch.where(same_row, following, lengths[row])
     length, order = (end - start).sort(descending=True, stable=True)
     row, start = row[order], start[order]
-    longest = int(length[0]) if len(length) > 0 else 0
-    # Active rows of step t are those that are longer than t: from how many end where.
-    ending = torch.bincount(length, minlength=longest + 1)
-    batch_sizes = len(length) - ending.cumsum(0)[:longest]
-    step = torch.arange(longest).repeat_interleave(batch_sizes)
-    first = torch.cat([batch_sizes.new_zeros(1), batch_sizes.cumsum(0)[:-1]])
-    stretch = torch.arange(len(step)) - first[step]
-    step = step + start[stretch]
-    index = row[stretch] * T + step if batch_first else step * B + row[stretch]
-    inverse = torch.full((T * B,), -1).index_copy(0, index, torch.arange(len(index)))
+    table = torch.stack([row, start, length])
+    batch_sizes, index, inverse = packing(table, T, B, batch_first)
     is_first, is_last, each = start == 0, start + length == lengths[row], torch.arange(len(length))
     ends = [torch.zeros(B, dtype=torch.int64).index_copy(0, row[i], each[i]) for i in (is_last, is_first)]
     opens = is_first if reset is None else is_first & ~reset[0][row]
-    return Stretches(batch_sizes, index, inverse, row, torch.stack([opens, is_last]), torch.stack(ends), empty)
+    return Stretches(batch_sizes, index, inverse, table, torch.stack([opens, is_last]), torch.stack(ends), empty)
 
 
 def checked_lengths(lengths: Any, batch: int, steps: int, least: int = 0) -> Tensor:

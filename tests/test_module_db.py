@@ -68,8 +68,8 @@ def test_the_samples_are_there():
     assert [sum(each) for each in counts] == [87, 87, 58]
 
 
-# The samples saturate tanh, where 1 - h^2 keeps few digits in float32 and gradients far below 1 fewer still: over 60
-# seeds torch's own GRU is up to 3.6e-5 from float64.
+# The samples saturate tanh, where 1 - h^2 keeps few digits in float32 and gradients far below 1 fewer still: over
+# 60 seeds torch's own GRU is up to 3.6e-5 from float64.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-4}
 
 

@@ -10,6 +10,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import rnnfast
 from rnnfast import _library, ops, sequences
+from rnnfast.modules import base, ragged
 
 T, B = 7, 5
 
@@ -276,7 +277,7 @@ def test_the_operator_and_plain_torch_cut_alike(given):
         lengths = torch.randint(0, steps + 1, (rows,)) if given != "reset" else None
         reset = torch.rand(steps, rows) < 0.4 if given != "lengths" else None
         for batch_first in (True, False):
-            found = ops.stretches(lengths, reset, steps, rows, batch_first)
+            found = ops.stretches(lengths, reset, steps, rows, batch_first, packs=True)
             expected = sequences.stretches(lengths, reset, steps, rows, batch_first)
             for name, a, b in zip(found._fields, found, expected, strict=True):
                 if name != "ends":  # any for rows without steps
@@ -335,9 +336,53 @@ def test_without_compiled_kernels(kind, monkeypatch):
 def test_opcheck():
     lengths, reset = torch.tensor([2, 0, 4]), torch.rand(4, 3) < 0.4
     rows = torch.randn(4, 3, 5, requires_grad=True)
-    found = torch.ops.rnnfast.stretches(lengths, reset, 4, 3)
+    found = torch.ops.rnnfast.stretches(lengths, reset, 4, 3, False, True)
     index, inverse = found[1:3]
     torch.library.opcheck(torch.ops.rnnfast.rows_at, (rows, index, inverse, [len(index)]))
     torch.library.opcheck(
-        torch.ops.rnnfast.stretches.default, (lengths, reset, 4, 3), test_utils=("test_schema", "test_faketensor")
+        torch.ops.rnnfast.stretches.default,
+        (lengths, reset, 4, 3, False, True),
+        test_utils=("test_schema", "test_faketensor"),
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("weights", ["packed", "in_place"])
+@pytest.mark.parametrize("schedule", ["batch_split", "unit_split"])
+def test_resets_in_every_schedule(kind, schedule, weights, dtype, monkeypatch):
+    """Stretches where they lie, against the same ones packed: both directions, more stretches than rows."""
+    layer = make(kind, 5, 19, num_layers=2, bidirectional=True, dtype=dtype)
+    reset = torch.rand(23, 6) < 0.2
+    x, hx = torch.randn(23, 6, 5, dtype=dtype, requires_grad=True), random_hx(layer, 4, 6)
+    packed, found = [], []
+    monkeypatch.setattr(ragged.ops, "rows_at", lambda *args, f=ops.rows_at: packed.append(1) or f(*args))
+    for takes in (True, False):
+        monkeypatch.setattr(base.RecurrentLayer, "_takes_stretches", takes)
+        with rnnfast.forced_plan(schedule=schedule, weights=weights, workers=2):
+            output, last = layer(x, hx, reset=reset)
+            assert bool(packed) != takes
+            loss = sum((1 + i) * t.float().sin().sum() for i, t in enumerate((output, *states(last))))
+            found.append([output, *states(last), *torch.autograd.grad(loss, [x, *layer.parameters()])])
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 0.1}[dtype]
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * max(1, float(b.detach().abs().max())))
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ([[0, 1], [0, 0], [4, 5]], "got row 1, step 0, 5 steps, expected one of 2 rows"),
+        ([[0, 2], [0, 0], [4, 4]], "got row 2, step 0, 4 steps"),
+        ([[0, 1], [1, 0], [4, 4]], "got row 0, step 1, 4 steps"),
+        ([[0, 0], [0, 0], [4, 4]], "got step 0 of row 0 twice"),
+        ([[0, 1], [0, 0], [4, 3]], "got 7 steps, expected all 4 x 2"),
+        ([[0, 1], [0, 0]], r"expected an int64 tensor \(3, S\) on the CPU"),
+    ],
+)
+def test_stretches_that_do_not_fit(table, message):
+    layer = rnnfast.GRU(3, 4)
+    weights = (layer.weight_ih_l0, layer.weight_hh_l0, None, layer.bias_ih_l0, layer.bias_hh_l0, None, None)
+    with pytest.raises(RuntimeError, match=f"stretches: {message}"):
+        torch.ops.rnnfast.recurrence(
+            torch.zeros(4, 2, 3), *weights, "gru", 0, False, None, False, torch.tensor(table)
+        )

@@ -16,7 +16,8 @@ template <class S>
 struct Chunk {
   using C = Compute<S>;
   C* results;  // null: nothing is computed ahead
-  C* input;    // room for the chunk's input in the dtype that matrices multiply; null: it is in it already
+  C* input;    // room for the chunk's input in the dtype that matrices multiply; null: it is multiplied as it
+               // lies
   int64_t steps, rows;
   const int64_t* place;  // of a step's first row, counted from the first step of all
   int64_t now;           // the same, counted from the chunk's first step, for the step that is being taken
@@ -83,6 +84,7 @@ class Accessor {
         squares_(squares),
         row_(row),
         own_row_(row - rows.row_begin),
+        origin_(rows.recurrence->origin(row)),
         units_(units),
         unit_(unit),
         panel_(panel),
@@ -121,7 +123,7 @@ class Accessor {
   Value store(int stream, Value v, int part = 0) {
     S* p = rows_.now[stream];
     if (p) {
-      write_units(p + row_ * rows_.recurrence->streams[stream].row + part * units_ + unit_, v);
+      write_units(p + offset_of(rows_.recurrence->streams[stream], origin_) + part * units_ + unit_, v);
     }
     return rounded<S>(v);
   }
@@ -172,7 +174,7 @@ class Accessor {
 
   Value read(const S* base, int stream, int part) const {
     if (!base) return Value{};
-    return read_units(base + row_ * rows_.recurrence->streams[stream].row + part * units_ + unit_);
+    return read_units(base + offset_of(rows_.recurrence->streams[stream], origin_) + part * units_ + unit_);
   }
 
   Value read_units(const S* p) const {
@@ -206,7 +208,9 @@ class Accessor {
   const Rows<S>& rows_;
   const C *matrix_, *ahead_;
   C* squares_;
-  int64_t row_, own_row_, units_, unit_, panel_;
+  int64_t row_, own_row_;
+  Origin origin_;
+  int64_t units_, unit_, panel_;
   int lanes_;
   bool entering_, leaving_;
 };

@@ -24,6 +24,12 @@ bool computes_ahead(const Recurrence& r) {
   }
 }
 
+// Whether the input is copied before it is multiplied: to convert it, or because its rows lie anywhere.
+template <class S>
+bool copies_input(const Recurrence& r) {
+  return !std::is_same_v<S, Compute<S>> || r.origins;
+}
+
 // How many steps to take together, of `rows` rows: as many as a part of a core's cache holds; more where the
 // matrix, read once for each chunk, is larger by far.
 template <class Phase, class S>
@@ -72,6 +78,14 @@ void for_each_run(const Rows<S>& w, const Stream& input, int64_t begin, int64_t 
   const bool all = !r.counts;  // rows at each step
   const bool follow =
       r.offsets ? w.row_begin == 0 && r.active(begin) <= w.row_end : all && input.step == rows * input.row;
+  if (r.origins) {
+    for (int64_t t = begin; t < end; ++t) {
+      const S* data = static_cast<const S*>(input.data) + r.position(input, w.group, t);
+      for (int64_t place = w.chunk.place[t], row = w.row_begin; place < w.chunk.place[t + 1]; ++place, ++row)
+        f(Run<S>{data + offset_of(input, r.origins[row]), 0, 1, place - first, 1});
+    }
+    return;
+  }
   if (follow || steps == 1) return f(Run<S>{at(begin), input.row, active, 0, 1});
   if (all && rows < steps) {
     for (int64_t row = 0; row < rows; ++row)
@@ -110,17 +124,17 @@ void multiply_ahead(const Rows<S>& w, Weights<AheadPhase<Phase>, S> weights, int
       });
     }
   };
-  if constexpr (std::is_same_v<S, C>) {
+  if (copies_input<S>(*w.recurrence)) {
+    C* copied = w.chunk.input + own * w.chunk.rows * K;
+    for_each_run(w, input, begin, end, [&](const Run<S>& run) {
+      for (int64_t i = 0; i < run.count; ++i)
+        widen(run.data + i * run.row, K, copied + (run.result + i * run.result_step) * K);
+    });
+    multiply(copied, K, w.chunk.place[end] - w.chunk.place[begin], 0, 1);
+  } else if constexpr (std::is_same_v<S, C>) {
     for_each_run(w, input, begin, end, [&](const Run<S>& run) {
       multiply(run.data, run.row, run.count, run.result, run.result_step);
     });
-  } else {
-    C* converted = w.chunk.input + own * w.chunk.rows * K;
-    for_each_run(w, input, begin, end, [&](const Run<S>& run) {
-      for (int64_t i = 0; i < run.count; ++i)
-        widen(run.data + i * run.row, K, converted + (run.result + i * run.result_step) * K);
-    });
-    multiply(converted, K, w.chunk.place[end] - w.chunk.place[begin], 0, 1);
   }
 }
 

@@ -178,7 +178,7 @@ class Split {
     chunk.results =
         carver.take(chunk.rows * Panels<First, S>::kWidth * Panels<First, S>::count(r_.units[First::kUnits]));
     const int64_t K = r_.matrices[First::kAhead.matrix].columns;
-    if (!std::is_same_v<S, C>) chunk.input = carver.take(crew_ * chunk.rows * K);
+    if (copies_input<S>(r_)) chunk.input = carver.take(crew_ * chunk.rows * K);
   }
 
   void take_norms() const {
@@ -186,7 +186,7 @@ class Split {
     for (int64_t g = 0; g < r_.G; ++g) {
       for (int64_t t = 0; t < r_.T; ++t) {
         for (int64_t b = 0; b < r_.active(t); ++b) {
-          const int64_t place = r_.position(r_.norms, g, t) + b * r_.norms.row;
+          const int64_t place = r_.position(r_.norms, g, t) + offset_of(r_.norms, r_.origin(b));
           const C* panels = recorded_ + place * recorded_panels_;
           norms[place] = std::sqrt(std::accumulate(panels, panels + recorded_panels_, C{}));
         }

@@ -44,7 +44,7 @@ std::vector<Stretch> sorted(const std::vector<Stretch>& all, int64_t T) {
 }
 
 std::vector<Tensor> stretches(const OptionalTensor& lengths, const OptionalTensor& reset, int64_t T,
-                              int64_t B, bool batch_first) {
+                              int64_t B, bool batch_first, bool packs) {
   using torch::headeronly::ScalarType;
   require(lengths || reset, "lengths, reset: got neither, expected one of them at least");
   if (lengths)
@@ -65,24 +65,25 @@ std::vector<Tensor> stretches(const OptionalTensor& lengths, const OptionalTenso
     return empty_contiguous(shape, like, aoti_torch_dtype_bool());
   };
   const auto of = [](const Tensor& t) { return static_cast<int64_t*>(t.data_ptr()); };
-  const Tensor batch_sizes = numbers({longest}), inverse = numbers({T * B}), row = numbers({S}),
-               ends = numbers({2, B}), begins = flags({2, S}), empty = flags({B});
+  const Tensor batch_sizes = numbers({packs ? longest : 0}), inverse = numbers({packs ? T * B : 0}),
+               table = numbers({3, S}), ends = numbers({2, B}), begins = flags({2, S}), empty = flags({B});
   bool *begin = static_cast<bool*>(begins.data_ptr()), *is_empty = static_cast<bool*>(empty.data_ptr());
   std::fill_n(of(ends), 2 * B, 0);
   std::fill_n(is_empty, B, true);
-  std::fill_n(of(inverse), T * B, -1);
+  if (packs) std::fill_n(of(inverse), T * B, -1);
   int64_t N = 0;
   for (int64_t s = 0; s < S; ++s) {
     const Stretch& own = all[s];
     N += own.length;
-    of(row)[s] = own.row, is_empty[own.row] = false;
+    of(table)[s] = own.row, of(table)[S + s] = own.first, of(table)[2 * S + s] = own.length;
+    is_empty[own.row] = false;
     for (int i = 0; i < 2; ++i) begin[i * S + s] = own.begins[i];
     if (own.begins[1]) of(ends)[own.row] = s;
     if (own.first == 0) of(ends)[B + own.row] = s;
   }
-  const Tensor index = numbers({N});
+  const Tensor index = numbers({packs ? N : 0});
   int64_t place = 0;
-  for (int64_t t = 0, active = S; t < longest; ++t) {
+  for (int64_t t = 0, active = S; packs && t < longest; ++t) {
     while (all[active - 1].length <= t) --active;
     of(batch_sizes)[t] = active;
     for (int64_t s = 0; s < active; ++s, ++place) {
@@ -90,7 +91,7 @@ std::vector<Tensor> stretches(const OptionalTensor& lengths, const OptionalTenso
       of(index)[place] = to, of(inverse)[to] = place;
     }
   }
-  return {batch_sizes, index, inverse, row, begins, ends, empty};
+  return {batch_sizes, index, inverse, table, begins, ends, empty};
 }
 
 // Rows of an array, whatever its leading axes; where there is none, zero.

@@ -197,6 +197,7 @@ cudaError_t run_planned(const Run& run, Cell cell, Pass pass, Dtype dtype, const
 
 void backend::plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const Tensor& like,
                            bool tf32) {
+  require(!r.origins, "stretches: expected none on this device, where batches are packed instead");
   if (r.T == 0 || r.B == 0 || r.G == 0 || r.units[0] == 0) return;
   const int32_t device = device_index_of(like);
   const cuda::OnDevice on_device(device);

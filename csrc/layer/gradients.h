@@ -84,7 +84,7 @@ class LayerGradients {
       const Layout::Runs going_on = layout_.reversed(g) ? layout_.earlier() : layout_.later();
       const Layout::Runs before = layout_.reversed(g) ? layout_.later() : layout_.earlier();
       // Where the gradients to multiply do not lie together, all are multiplied, with as many states.
-      const bool all = going_on.size() != 1;
+      const bool all = going_on.size() != 1 || layout_.stretched();
       const Tensor state = all ? states_before(y, h0, g, going_on, before) : part(y, before, g * P, P);
       int64_t row = g * K_;
       for (const Columns& columns : of_w_hh_) {

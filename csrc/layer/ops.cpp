@@ -19,13 +19,13 @@ std::vector<Tensor> recurrence(const Tensor& input, const OptionalTensor& w_ih, 
                                const OptionalTensor& w_hr, const OptionalTensor& b_ih,
                                const OptionalTensor& b_hh, const OptionalTensor& h0, const OptionalTensor& c0,
                                const std::string& cell, int64_t direction, bool batch_first,
-                               const OptionalTensor& batch_sizes, bool saves,
+                               const OptionalTensor& batch_sizes, bool saves, const OptionalTensor& stretches,
                                const std::optional<double>& /*clip*/,
                                const std::optional<std::string>& precision) {
   const LayerWeights w(cell, w_hh, w_hr);
   const OptionalTensor bias = joint_bias(b_ih, b_hh, w.cell, w.G, w.H);
   const Input from(input, w_ih, w);
-  const Layout layout(from.rows, "input", direction, batch_first, batch_sizes);
+  const Layout layout(from.rows, "input", direction, batch_first, batch_sizes, stretches);
 
   const bool lstm = w.cell == Cell::lstm, gru = w.cell == Cell::gru;
   const auto array = [&](int64_t width) { return empty_contiguous(layout.shape(width), input); };
@@ -96,16 +96,14 @@ Tensor empty_norms(const Layout& layout, const Tensor& y) {
 
 }  // namespace
 
-std::vector<Tensor> recurrence_bptt(const OptionalTensor& dy, const OptionalTensor& dh_n,
-                                    const OptionalTensor& dc_n, const OptionalTensor& dc,
-                                    const OptionalTensor& input, const OptionalTensor& w_ih,
-                                    const Tensor& w_hh, const OptionalTensor& w_hr,
-                                    const OptionalTensor& /*b_ih*/, const OptionalTensor& /*b_hh*/,
-                                    const OptionalTensor& h0, const OptionalTensor& c0, const Tensor& y_given,
-                                    const std::vector<Tensor>& saved_given, const std::string& cell,
-                                    int64_t direction, bool batch_first, const OptionalTensor& batch_sizes,
-                                    int64_t needs, const std::optional<double>& clip,
-                                    const std::optional<std::string>& precision) {
+std::vector<Tensor> recurrence_bptt(
+    const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
+    const OptionalTensor& dc, const OptionalTensor& input, const OptionalTensor& w_ih, const Tensor& w_hh,
+    const OptionalTensor& w_hr, const OptionalTensor& /*b_ih*/, const OptionalTensor& /*b_hh*/,
+    const OptionalTensor& h0, const OptionalTensor& c0, const Tensor& y_given,
+    const std::vector<Tensor>& saved_given, const std::string& cell, int64_t direction, bool batch_first,
+    const OptionalTensor& batch_sizes, int64_t needs, const OptionalTensor& stretches,
+    const std::optional<double>& clip, const std::optional<std::string>& precision) {
   using Places = AdjointPlaces;
   using Gradients = LayerGradients;
   const LayerWeights w(cell, w_hh, w_hr);
@@ -118,7 +116,7 @@ std::vector<Tensor> recurrence_bptt(const OptionalTensor& dy, const OptionalTens
   }
   const auto by_groups = [&](const Tensor& t) { return w_ih ? groups_split(t, w.G) : t; };
   const Tensor y = by_groups(with_dense_rows(y_given));
-  const Layout layout(y, "y", direction, batch_first, batch_sizes);
+  const Layout layout(y, "y", direction, batch_first, batch_sizes, stretches);
   w.check_for(layout, y);
   check("y", y, layout.shape(w.P), y);
   require(layout.T > 0 || needs <= Gradients::kInput, "y: got a sequence of 0 steps, expected at least 1");

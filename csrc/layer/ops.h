@@ -9,7 +9,7 @@ std::vector<Tensor> recurrence(const Tensor& input, const OptionalTensor& w_ih, 
                                const OptionalTensor& w_hr, const OptionalTensor& b_ih,
                                const OptionalTensor& b_hh, const OptionalTensor& h0, const OptionalTensor& c0,
                                const std::string& cell, int64_t direction, bool batch_first,
-                               const OptionalTensor& batch_sizes, bool saves,
+                               const OptionalTensor& batch_sizes, bool saves, const OptionalTensor& stretches,
                                const std::optional<double>& clip,
                                const std::optional<std::string>& precision);
 
@@ -17,15 +17,13 @@ std::vector<Tensor> cell(const Tensor& input, const Tensor& w_ih, const Tensor& 
                          const OptionalTensor& b_ih, const OptionalTensor& b_hh, const Tensor& h,
                          const OptionalTensor& c, const std::string& cell);
 
-std::vector<Tensor> recurrence_bptt(const OptionalTensor& dy, const OptionalTensor& dh_n,
-                                    const OptionalTensor& dc_n, const OptionalTensor& dc,
-                                    const OptionalTensor& input, const OptionalTensor& w_ih,
-                                    const Tensor& w_hh, const OptionalTensor& w_hr,
-                                    const OptionalTensor& b_ih, const OptionalTensor& b_hh,
-                                    const OptionalTensor& h0, const OptionalTensor& c0, const Tensor& y_given,
-                                    const std::vector<Tensor>& saved_given, const std::string& cell,
-                                    int64_t direction, bool batch_first, const OptionalTensor& batch_sizes,
-                                    int64_t needs, const std::optional<double>& clip,
-                                    const std::optional<std::string>& precision);
+std::vector<Tensor> recurrence_bptt(
+    const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
+    const OptionalTensor& dc, const OptionalTensor& input, const OptionalTensor& w_ih, const Tensor& w_hh,
+    const OptionalTensor& w_hr, const OptionalTensor& b_ih, const OptionalTensor& b_hh,
+    const OptionalTensor& h0, const OptionalTensor& c0, const Tensor& y_given,
+    const std::vector<Tensor>& saved_given, const std::string& cell, int64_t direction, bool batch_first,
+    const OptionalTensor& batch_sizes, int64_t needs, const OptionalTensor& stretches,
+    const std::optional<double>& clip, const std::optional<std::string>& precision);
 
 }  // namespace rnnfast

@@ -30,6 +30,7 @@ class RecurrentLayer(torch.nn.RNNBase):
     # Called with each layer's number, its input and how that is laid out; gives what BPTT will call with the norms
     # of dL/dh_t, (T, B, D) and so on (rnnfast.lab.record_gradients).
     _recorder: Any = None
+    _takes_stretches = True  # in its _run
     _instead = "instead"  # how torch's message about an input of wrong rank ends
 
     def _set_options(self, bptt_clip: float | None, recompute: bool, checkpoint_every: int | None) -> None:
@@ -173,7 +174,8 @@ class RecurrentLayer(torch.nn.RNNBase):
             raise ValueError("all_states: got True with a nested input, expected a padded or packed one")
         if h0 is not None:
             self._check_rank(h0, c0, 3)
-        batch = ragged.Batch(input, self.batch_first, self.bidirectional, lengths=lengths, reset=reset)
+        packs = not self._takes_stretches or self.recompute or self.checkpoint_every is not None
+        batch = ragged.Batch(input, self.batch_first, self.bidirectional, lengths, reset, packs)
         self._check(batch.input, h0, c0, batch.rows if input.is_nested else None)
         others = self._split(reset_state)
         batch.check_others(others, self.num_layers, self.proj_size or self.hidden_size, self.hidden_size)
@@ -239,16 +241,18 @@ class RecurrentLayer(torch.nn.RNNBase):
         batch_first: bool,
         batch_sizes: Tensor | None,
         collected: list[Any] | None = None,
+        stretches: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """All layers over padded (T, B, I) or (B, T, I), or packed (N, I), input: output, h_n and c_n.
 
-        collected: takes each layer's states of every step, (h,), of an LSTM (h, c).
+        collected: takes each layer's states of every step, (h,), of an LSTM (h, c); stretches: what a padded batch
+        is cut into, whose states the others are then.
         """
         dtype = autocast_dtype(x)
         if dtype is not None:
             x, h0, c0 = x.to(dtype), cast(h0, dtype), cast(c0, dtype)
         if self.num_layers == 1 and collected is None:
-            x, h_n, *c_n = self._run_layer(0, x, h0, c0, batch_first, batch_sizes, dtype)
+            x, h_n, *c_n = self._run_layer(0, x, h0, c0, batch_first, batch_sizes, dtype, stretches=stretches)
             return x, h_n, c_n[0] if c_n else None
         directions = 2 if self.bidirectional else 1
         drops = self.training and self.dropout > 0
@@ -261,7 +265,7 @@ class RecurrentLayer(torch.nn.RNNBase):
         for layer in range(self.num_layers):
             own = slice(layer * directions, (layer + 1) * directions)
             h, c = [None if s is None else s[own] for s in (h0, c0)]
-            x, *states = self._run_layer(layer, x, h, c, batch_first, batch_sizes, dtype, all_c)
+            x, *states = self._run_layer(layer, x, h, c, batch_first, batch_sizes, dtype, all_c, stretches)
             if collected is not None:
                 of_layer = (x, states.pop().flatten(-2)) if all_c else (x,)
                 collected.append(tuple(s.transpose(0, 1) for s in of_layer) if transposed else of_layer)
@@ -283,6 +287,7 @@ class RecurrentLayer(torch.nn.RNNBase):
         batch_sizes: Tensor | None,
         dtype: torch.dtype | None,
         all_c: bool = False,
+        stretches: Tensor | None = None,
     ) -> Any:
         """One layer, both directions: output, h_n, of an LSTM c_n, and if wanted all c, (T, B, D, H)."""
         direction = 2 if self.bidirectional else 0
@@ -290,7 +295,17 @@ class RecurrentLayer(torch.nn.RNNBase):
         if self._recorder is not None:
             note = self._recorder(layer, x, self.bidirectional, batch_first, batch_sizes)
         every = self.checkpoint_every or (sys.maxsize if self.recompute else None)
-        options: Any = (self._cell, direction, batch_first, batch_sizes, all_c, self.bptt_clip, note, every)
+        options: Any = (
+            self._cell,
+            direction,
+            batch_first,
+            batch_sizes,
+            all_c,
+            self.bptt_clip,
+            note,
+            every,
+            stretches,
+        )
         if not profiler._is_profiler_enabled:
             return ops.recurrence(x, *self._weights(layer, dtype), h0, c0, *options)
         directions = "forward and reverse" if self.bidirectional else "forward"

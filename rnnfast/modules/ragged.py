@@ -39,7 +39,7 @@ def _of_nested(input: Tensor, lengths: Any, reset: Any) -> Stretches:
     offsets = input.offsets().detach().to("cpu", torch.int64)
     lengths = offsets.diff()
     steps = int(lengths.max()) if len(lengths) > 0 else 0
-    found = ops.stretches(lengths, None, steps, len(lengths), True)
+    found = ops.stretches(lengths, None, steps, len(lengths), True, packs=True)
     # From where each step lies in a padded array, which there is not, to where it does.
     index = offsets[found.index // max(steps, 1)] + found.index % max(steps, 1)
     inverse = torch.empty_like(index).index_copy(0, index, torch.arange(len(index)))
@@ -52,13 +52,16 @@ class Batch:
     Args:
         input: (T, B, I), (B, T, I) with `batch_first`, or nested with layout jagged, (B, *, I); bidirectional:
             whether its layers are.
-        lengths, reset: as a layer's forward takes them.
+        lengths, reset: as a layer's forward takes them; packs: whether the layers run over packed batches only.
     """
 
     def __init__(
-        self, input: Tensor, batch_first: bool, bidirectional: bool, *, lengths: Any = None, reset: Any = None
+        self, input: Tensor, batch_first: bool, bidirectional: bool, lengths: Any, reset: Any, packs: bool
     ) -> None:
+        self.batch_first = batch_first
         self.directions, self.offsets = 2 if bidirectional else 1, None
+        # What lacks no step need not be packed to be run without those that there are not.
+        self.packs = packs or lengths is not None or input.is_nested or not ops.takes_stretches(input)
         self.has_lengths, self.has_resets = lengths is not None or input.is_nested, reset is not None
         if input.is_nested:
             self.input, self.offsets = input.values(), input.offsets()
@@ -68,7 +71,7 @@ class Batch:
         rows, steps = input.shape[:2] if batch_first else (input.size(1), input.size(0))
         lengths = None if lengths is None else checked_lengths(lengths, rows, steps)
         reset = None if reset is None else checked_reset(reset, rows, steps, batch_first)
-        self.stretches = ops.stretches(lengths, reset, steps, rows, batch_first)
+        self.stretches = ops.stretches(lengths, reset, steps, rows, batch_first, self.packs)
 
     @property
     def rows(self) -> Tensor:
@@ -90,11 +93,15 @@ class Batch:
         others: tuple[Any, Any],
         collected: list[Any] | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Packed `layers` over the stretches: what is padded again, with zeros, and each row's last states."""
+        """`layers` over the stretches: output, zero where there are no steps, and each row's last states."""
+        h0, c0 = [self._entering(given, other) for given, other in zip(states, others, strict=True)]
+        if not self.packs:
+            table = self.stretches.table
+            output, h_n, c_n = layers(self.input, h0, c0, self.batch_first, None, collected, table)
+            return output, self._leaving(h_n, states[0]), None if c_n is None else self._leaving(c_n, states[1])
         s, lead, device = self.stretches, self.input.shape[:-1], self.input.device
         index, inverse = s.index.to(device), s.inverse.to(device)
         data = ops.rows_at(self.input, index, inverse, index.shape)
-        h0, c0 = [self._entering(given, other) for given, other in zip(states, others, strict=True)]
         output, h_n, c_n = layers(data, h0, c0, False, s.batch_sizes, collected)
 
         def padded(packed: Tensor) -> Tensor:
@@ -131,16 +138,23 @@ class Batch:
 
     def _leaving(self, found: Tensor, given: Tensor | None) -> Tensor:
         """Each row's state at its end, (D L, B, P); of one without steps what it began with."""
+        if self.has_lengths:
+            return self._leaving_or_empty(found, given)
+        return self._ends(found)
+
+    def _ends(self, found: Tensor) -> Tensor:
+        """Of what the stretches end with, (D L, S, P), what each row ends with, (D L, B, P)."""
+        if self.directions == 1:
+            return found.index_select(1, self.stretches.ends[0].to(found.device))
+        last = self._by_direction(self.stretches.ends, found)
+        return found.gather(1, last.expand(-1, -1, found.size(2)))
+
+    def _leaving_or_empty(self, found: Tensor, given: Tensor | None) -> Tensor:
         empty = self.stretches.empty.to(found.device).unsqueeze(1)
         before = found.new_zeros(1, 1, 1) if given is None else given.to(found.dtype)
         if found.size(1) == 0:  # no steps at all
             return before.expand(found.size(0), len(empty), found.size(2))
-        if self.directions == 1:
-            ends = found.index_select(1, self.stretches.ends[0].to(found.device))
-        else:
-            last = self._by_direction(self.stretches.ends, found)
-            ends = found.gather(1, last.expand(-1, -1, found.size(2)))
-        return torch.where(empty, before, ends) if self.has_lengths else ends
+        return torch.where(empty, before, self._ends(found))
 
 
 __all__ = ["Batch"]

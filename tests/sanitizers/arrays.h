@@ -47,13 +47,15 @@ enum class Format { f32, f64, bf16, f16, i8 };
 constexpr int kElementBytes[] = {4, 8, 2, 2, 1};
 
 // Where the row of values for group g, step t and row b of the batch lies. With offsets all steps lie one
-// behind the other.
+// behind the other; with origins rows begin anywhere.
 struct Strides {
   int64_t group = 0, step = 0, row = 0;
   const int64_t* offsets = nullptr;
+  const Origin* origins = nullptr;
 
   int64_t place(int64_t g, int64_t t, int64_t b) const {
-    return g * group + (offsets ? offsets[t] * row : t * step) + b * row;
+    const Origin from = origins ? origins[b] : Origin{0, b};
+    return g * group + (offsets ? offsets[t] * row : t * step) + from.step * step + from.row * row;
   }
 };
 

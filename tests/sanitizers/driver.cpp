@@ -112,7 +112,7 @@ class Trial {
          {std::pair{" T=", r_.T}, {" B=", r_.B}, {" I=", I_}, {" H=", H_}, {" P=", P_}, {" G=", r_.G}})
       text += letter + std::to_string(size);
     text += std::string(" ") + directions[static_cast<int>(r_.direction)];
-    text += packed_ ? " packed" : ragged_ ? " ragged" : "";
+    text += packed_ ? " packed" : r_.origins ? " origins" : ragged_ ? " ragged" : "";
     return text + options_ + " workers=" + std::to_string(split_.workers) +
            " crew=" + std::to_string(split_.crew) + " weights=" + rnnfast::name(split_.weights);
   }
@@ -152,7 +152,8 @@ class Trial {
   }
 
   void draw_steps() {
-    ragged_ = chance(2), packed_ = ragged_ && !chance(4);
+    padded_T_ = r_.T, padded_B_ = r_.B;
+    ragged_ = chance(2), packed_ = ragged_ && !chance(3);
     if (!ragged_) return;
     int64_t rows = 0, count = r_.B;
     for (int64_t t = 0; t < r_.T; ++t) {
@@ -162,6 +163,22 @@ class Trial {
     }
     r_.counts = counts_.data();
     if (packed_) r_.offsets = offsets_.data();
+    if (!packed_ && takes_origins() && chance(2)) draw_origins();
+  }
+
+  static constexpr bool takes_origins() {
+#ifdef RNNFAST_CUDA_HOST
+    return false;  // there batches are packed instead
+#else
+    return true;
+#endif
+  }
+
+  // Two rows, of whatever lengths, behind one another in each row of the arrays.
+  void draw_origins() {
+    for (int64_t b = 0; b < r_.B; ++b) origins_.push_back({b % 2 * r_.T, b / 2});
+    padded_T_ = 2 * r_.T, padded_B_ = ceil_div(r_.B, 2);
+    r_.origins = origins_.data(), r_.padded = padded_T_ * padded_B_;
   }
 
   // Rows may lie apart, with NaN between them.
@@ -191,13 +208,13 @@ class Trial {
   // `shared`: the same for all groups.
   Strides stream_strides(int64_t row, bool shared) {
     const int64_t order = chance(3) ? 2 : chance(2), groups = shared ? 1 : r_.G;
-    Strides s{row, 0, groups * row, r_.offsets};
+    Strides s{row, 0, groups * row, r_.offsets, r_.origins};
     if (!packed_ && order == 0) {  // time first
-      s.step = r_.B * s.row;
+      s.step = padded_B_ * s.row;
     } else if (!packed_ && order == 1) {  // batch first
-      s.step = groups * row, s.row = r_.T * s.step;
+      s.step = groups * row, s.row = padded_T_ * s.step;
     } else if (!packed_) {  // groups first
-      s.row = row, s.step = r_.B * row, s.group = r_.T * s.step;
+      s.row = row, s.step = padded_B_ * row, s.group = padded_T_ * s.step;
     }
     if (shared) s.group = 0;
     return s;
@@ -348,7 +365,7 @@ class Trial {
 
   void note_norms() {
     const Format format = arithmetic_.dtype == Dtype::f64 ? Format::f64 : Format::f32;
-    const Strides s{1, packed_ ? 0 : r_.B * r_.G, r_.G, r_.offsets};
+    const Strides s{1, packed_ ? 0 : padded_B_ * r_.G, r_.G, r_.offsets, r_.origins};
     a_.norms = array("norms", format, s, r_.positions());
     r_.norms = {a_.norms->data(), s.group, s.step, s.row};
   }
@@ -369,7 +386,9 @@ class Trial {
   bool ragged_, packed_;
   int64_t I_, H_, P_, K_;
   Recurrence r_;
+  int64_t padded_T_, padded_B_;
   std::vector<int64_t> counts_, offsets_;
+  std::vector<Origin> origins_;
   std::vector<std::unique_ptr<Array>> arrays_;
   LayerArrays a_;
   std::string options_;
