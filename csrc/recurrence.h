@@ -28,11 +28,6 @@ struct Stream {
   int64_t group = 0, step = 0, row = 0;
 };
 
-// The step and the row of a padded array at which a row of a recurrence begins.
-struct Origin {
-  int64_t step = 0, row = 0;
-};
-
 // One row of values for every (group, row of the batch): what enters or leaves at a sequence's end.
 struct End {
   void* data = nullptr;
@@ -66,9 +61,10 @@ struct Recurrence {
   // Packed streams: the place of step t's first row. Null: streams are padded (their `step` stride counts).
   const int64_t* offsets = nullptr;
 
-  // Rows that begin anywhere in padded streams, several of them behind one another in one row of these. Null:
-  // each has a row of its own.
-  const Origin* origins = nullptr;
+  // Rows that begin anywhere in padded streams, several of them behind one another in one row of these: how
+  // many rows of values after the streams' first each begins, where all rows of all steps are `row` apart.
+  // Null: row b begins at row b.
+  const int64_t* origins = nullptr;
   int64_t padded = 0;  // with origins: (step, row) pairs of padded streams
 
   Stream streams[kMaxStreams];
@@ -88,7 +84,7 @@ struct Recurrence {
     return g * s.group + (offsets ? offsets[t] * s.row : t * s.step);
   }
 
-  Origin origin(int64_t row) const { return origins ? origins[row] : Origin{0, row}; }
+  int64_t origin(int64_t row) const { return origins ? origins[row] : row; }
 
   // (group, step, row of the batch) triples of streams.
   int64_t positions() const {
@@ -97,8 +93,5 @@ struct Recurrence {
 
   bool reversed(int64_t g) const { return is_reversed(direction, g); }
 };
-
-// Where the values of a row that begins there lie in a stream, from those of the step on.
-inline int64_t offset_of(const Stream& s, const Origin& at) { return at.step * s.step + at.row * s.row; }
 
 }  // namespace rnnfast

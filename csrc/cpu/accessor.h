@@ -84,7 +84,7 @@ class Accessor {
         squares_(squares),
         row_(row),
         own_row_(row - rows.row_begin),
-        origin_(rows.recurrence->origin(row)),
+        stream_row_(rows.recurrence->origin(row)),
         units_(units),
         unit_(unit),
         panel_(panel),
@@ -123,7 +123,7 @@ class Accessor {
   Value store(int stream, Value v, int part = 0) {
     S* p = rows_.now[stream];
     if (p) {
-      write_units(p + offset_of(rows_.recurrence->streams[stream], origin_) + part * units_ + unit_, v);
+      write_units(p + stream_row_ * rows_.recurrence->streams[stream].row + part * units_ + unit_, v);
     }
     return rounded<S>(v);
   }
@@ -174,7 +174,7 @@ class Accessor {
 
   Value read(const S* base, int stream, int part) const {
     if (!base) return Value{};
-    return read_units(base + offset_of(rows_.recurrence->streams[stream], origin_) + part * units_ + unit_);
+    return read_units(base + stream_row_ * rows_.recurrence->streams[stream].row + part * units_ + unit_);
   }
 
   Value read_units(const S* p) const {
@@ -208,9 +208,7 @@ class Accessor {
   const Rows<S>& rows_;
   const C *matrix_, *ahead_;
   C* squares_;
-  int64_t row_, own_row_;
-  Origin origin_;
-  int64_t units_, unit_, panel_;
+  int64_t row_, own_row_, stream_row_, units_, unit_, panel_;
   int lanes_;
   bool entering_, leaving_;
 };

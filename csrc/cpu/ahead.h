@@ -82,7 +82,7 @@ void for_each_run(const Rows<S>& w, const Stream& input, int64_t begin, int64_t 
     for (int64_t t = begin; t < end; ++t) {
       const S* data = static_cast<const S*>(input.data) + r.position(input, w.group, t);
       for (int64_t place = w.chunk.place[t], row = w.row_begin; place < w.chunk.place[t + 1]; ++place, ++row)
-        f(Run<S>{data + offset_of(input, r.origins[row]), 0, 1, place - first, 1});
+        f(Run<S>{data + r.origins[row] * input.row, 0, 1, place - first, 1});
     }
     return;
   }
@@ -105,37 +105,43 @@ void even_parts(int64_t size, int64_t most, const F& f) {
   for (int64_t n = 0; n < count; ++n) f(size * n / count, size * (n + 1) / count);
 }
 
-// Computes some panels ahead for steps begin .. end-1 in time, a chunk; `own`: which of the places for
-// converted input is the caller's.
+// Some panels of the results of rows that lie `row` apart.
+template <class Phase, class S>
+RNNFAST_INLINE void multiply_run(const Rows<S>& w, Weights<AheadPhase<Phase>, S>& weights,
+                                 const Run<Compute<S>>& run, int64_t panel_begin, int64_t panel_end) {
+  constexpr int64_t kWidth = Panels<Phase, S>::kWidth;
+  weights.prepare(run.data, run.row, run.count);
+  for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
+    Compute<S>* results = w.chunk.results + (panel * w.chunk.rows + run.result) * kWidth;
+    even_parts(run.count, weights.rows_at_once(), [&](int64_t i, int64_t stop) {
+      weights.multiply(run.data + i * run.row, run.row, static_cast<int>(stop - i), panel,
+                       results + i * run.result_step * kWidth, run.result_step * kWidth);
+    });
+  }
+}
+
+// Computes some panels ahead for steps begin .. end-1 in time, a chunk; `own`: which of the places for copied
+// input is the caller's.
 template <class Phase, class S>
 void multiply_ahead(const Rows<S>& w, Weights<AheadPhase<Phase>, S> weights, int64_t begin, int64_t end,
                     int64_t panel_begin, int64_t panel_end, int own) {
   using C = Compute<S>;
-  constexpr int64_t kWidth = Panels<Phase, S>::kWidth;
   const Stream& input = w.recurrence->streams[Phase::kAhead.input];
   const int64_t K = w.recurrence->matrices[Phase::kAhead.matrix].columns;
-  const auto multiply = [&](const C* data, int64_t row, int64_t count, int64_t result, int64_t step) {
-    weights.prepare(data, row, count);
-    for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
-      C* results = w.chunk.results + (panel * w.chunk.rows + result) * kWidth;
-      even_parts(count, weights.rows_at_once(), [&](int64_t i, int64_t stop) {
-        weights.multiply(data + i * row, row, static_cast<int>(stop - i), panel, results + i * step * kWidth,
-                         step * kWidth);
+  if constexpr (std::is_same_v<S, C>) {
+    if (!copies_input<S>(*w.recurrence)) {
+      return for_each_run(w, input, begin, end, [&](const Run<S>& run) {
+        multiply_run<Phase>(w, weights, run, panel_begin, panel_end);
       });
     }
-  };
-  if (copies_input<S>(*w.recurrence)) {
-    C* copied = w.chunk.input + own * w.chunk.rows * K;
-    for_each_run(w, input, begin, end, [&](const Run<S>& run) {
-      for (int64_t i = 0; i < run.count; ++i)
-        widen(run.data + i * run.row, K, copied + (run.result + i * run.result_step) * K);
-    });
-    multiply(copied, K, w.chunk.place[end] - w.chunk.place[begin], 0, 1);
-  } else if constexpr (std::is_same_v<S, C>) {
-    for_each_run(w, input, begin, end, [&](const Run<S>& run) {
-      multiply(run.data, run.row, run.count, run.result, run.result_step);
-    });
   }
+  C* copied = w.chunk.input + own * w.chunk.rows * K;
+  for_each_run(w, input, begin, end, [&](const Run<S>& run) {
+    for (int64_t i = 0; i < run.count; ++i)
+      widen(run.data + i * run.row, K, copied + (run.result + i * run.result_step) * K);
+  });
+  multiply_run<Phase>(w, weights, Run<C>{copied, K, w.chunk.place[end] - w.chunk.place[begin], 0, 1},
+                      panel_begin, panel_end);
 }
 
 }  // namespace rnnfast

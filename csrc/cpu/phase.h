@@ -97,7 +97,7 @@ void tile(const Rows<S>& w, const Weights<Phase, S>& weights, int64_t panel, int
   }
   static_assert(!Phase::kRecords || !Phase::kPairs, "what is recorded belongs to one panel");
   for (int n = 0; records && n < rows; ++n) {
-    const int64_t place = offset_of(w.recurrence->norms, w.recurrence->origin(begin + n));
+    const int64_t place = w.recurrence->origin(begin + n) * w.recurrence->norms.row;
     w.recorded_now[place * w.recorded_panels + panel] = sum_of_lanes<C>(load(squares + n * VL));
   }
 }

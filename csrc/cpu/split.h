@@ -186,7 +186,7 @@ class Split {
     for (int64_t g = 0; g < r_.G; ++g) {
       for (int64_t t = 0; t < r_.T; ++t) {
         for (int64_t b = 0; b < r_.active(t); ++b) {
-          const int64_t place = r_.position(r_.norms, g, t) + offset_of(r_.norms, r_.origin(b));
+          const int64_t place = r_.position(r_.norms, g, t) + r_.origin(b) * r_.norms.row;
           const C* panels = recorded_ + place * recorded_panels_;
           norms[place] = std::sqrt(std::accumulate(panels, panels + recorded_panels_, C{}));
         }

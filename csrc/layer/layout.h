@@ -43,6 +43,10 @@ class Layout {
     s.group = t.stride(packed_ ? 1 : 2);
     s.row = t.stride(packed_ || batch_first_ ? 0 : 1);
     s.step = packed_ ? 0 : t.stride(batch_first_ ? 1 : 0);
+    if (stretched()) {
+      require(t.size(0) <= 1 || t.stride(0) == t.size(1) * t.stride(1), "stretches: expected dense arrays");
+      s.row = t.stride(1);
+    }
     return s;
   }
 
@@ -111,8 +115,7 @@ class Layout {
   Runs of_stretches(const F& step_of) const {
     Runs runs;
     for (int64_t s = 0; s < B; ++s) {
-      const int64_t t = origins_[s].step + step_of(s), b = origins_[s].row;
-      runs.push_back({batch_first_ ? b * padded_T_ + t : t * padded_B_ + b, 1});
+      runs.push_back({origins_[s] + step_of(s) * (batch_first_ ? 1 : padded_B_), 1});
     }
     return runs;
   }
@@ -137,7 +140,8 @@ class Layout {
         require(!taken[row[s] * padded_T_ + t], "stretches: got step ", t, " of row ", row[s], " twice");
         taken[row[s] * padded_T_ + t] = true;
       }
-      origins_.push_back({first[s], row[s]}), lengths_.push_back(length[s]);
+      origins_.push_back(batch_first_ ? row[s] * padded_T_ + first[s] : first[s] * padded_B_ + row[s]);
+      lengths_.push_back(length[s]);
     }
     require(steps == padded_T_ * padded_B_, "stretches: got ", steps, " steps, expected all ", padded_T_,
             " x ", padded_B_);
@@ -172,8 +176,7 @@ class Layout {
   Direction direction_ = Direction::forward;
   int64_t rows_ = 0;
   int64_t padded_T_ = 0, padded_B_ = 0;
-  std::vector<int64_t> counts_, offsets_, lengths_;
-  std::vector<Origin> origins_;
+  std::vector<int64_t> counts_, offsets_, origins_, lengths_;
 };
 
 }  // namespace rnnfast

@@ -24,7 +24,7 @@ std::vector<Tensor> recurrence(const Tensor& input, const OptionalTensor& w_ih, 
                                const std::optional<std::string>& precision) {
   const LayerWeights w(cell, w_hh, w_hr);
   const OptionalTensor bias = joint_bias(b_ih, b_hh, w.cell, w.G, w.H);
-  const Input from(input, w_ih, w);
+  const Input from(stretches ? dense(input) : input, w_ih, w);
   const Layout layout(from.rows, "input", direction, batch_first, batch_sizes, stretches);
 
   const bool lstm = w.cell == Cell::lstm, gru = w.cell == Cell::gru;
@@ -115,16 +115,19 @@ std::vector<Tensor> recurrence_bptt(
     check("y", y_given, rows, *input);
   }
   const auto by_groups = [&](const Tensor& t) { return w_ih ? groups_split(t, w.G) : t; };
-  const Tensor y = by_groups(with_dense_rows(y_given));
+  // Rows in stretches are counted through all steps, which then have to lie without gaps.
+  const auto in_memory = [&](const Tensor& t) { return stretches ? dense(t) : with_dense_rows(t); };
+  const Tensor y = by_groups(in_memory(y_given));
   const Layout layout(y, "y", direction, batch_first, batch_sizes, stretches);
   w.check_for(layout, y);
   check("y", y, layout.shape(w.P), y);
   require(layout.T > 0 || needs <= Gradients::kInput, "y: got a sequence of 0 steps, expected at least 1");
   const Saved saved(saved_given, layout, w, y);
   const Shape h_shape{layout.G, layout.B, w.P}, c_shape{layout.G, layout.B, w.H};
-  const OptionalTensor d_split = dy ? OptionalTensor(by_groups(with_dense_rows(*dy))) : std::nullopt;
+  const OptionalTensor d_split = dy ? OptionalTensor(by_groups(in_memory(*dy))) : std::nullopt,
+                       dc_in_memory = dc ? OptionalTensor(in_memory(*dc)) : std::nullopt;
   const OptionalTensor d = checked("dy", d_split, layout.shape(w.P), y),
-                       d_c = checked("dc", dc, layout.shape(w.H), y),
+                       d_c = checked("dc", dc_in_memory, layout.shape(w.H), y),
                        d_h_n = checked("dh_n", dh_n, h_shape, y), d_c_n = checked("dc_n", dc_n, c_shape, y),
                        h = checked("h0", h0, h_shape, y), c = checked("c0", c0, c_shape, y);
 

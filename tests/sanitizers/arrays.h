@@ -51,11 +51,10 @@ constexpr int kElementBytes[] = {4, 8, 2, 2, 1};
 struct Strides {
   int64_t group = 0, step = 0, row = 0;
   const int64_t* offsets = nullptr;
-  const Origin* origins = nullptr;
+  const int64_t* origins = nullptr;
 
   int64_t place(int64_t g, int64_t t, int64_t b) const {
-    const Origin from = origins ? origins[b] : Origin{0, b};
-    return g * group + (offsets ? offsets[t] * row : t * step) + from.step * step + from.row * row;
+    return g * group + (offsets ? offsets[t] * row : t * step) + (origins ? origins[b] : b) * row;
   }
 };
 

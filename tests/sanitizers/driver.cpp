@@ -176,8 +176,11 @@ class Trial {
 
   // Two rows, of whatever lengths, behind one another in each row of the arrays.
   void draw_origins() {
-    for (int64_t b = 0; b < r_.B; ++b) origins_.push_back({b % 2 * r_.T, b / 2});
-    padded_T_ = 2 * r_.T, padded_B_ = ceil_div(r_.B, 2);
+    padded_T_ = 2 * r_.T, padded_B_ = ceil_div(r_.B, 2), batch_first_ = chance(2);
+    for (int64_t b = 0; b < r_.B; ++b) {
+      const int64_t row = b / 2, step = b % 2 * r_.T;
+      origins_.push_back(batch_first_ ? row * padded_T_ + step : step * padded_B_ + row);
+    }
     r_.origins = origins_.data(), r_.padded = padded_T_ * padded_B_;
   }
 
@@ -209,7 +212,10 @@ class Trial {
   Strides stream_strides(int64_t row, bool shared) {
     const int64_t order = chance(3) ? 2 : chance(2), groups = shared ? 1 : r_.G;
     Strides s{row, 0, groups * row, r_.offsets, r_.origins};
-    if (!packed_ && order == 0) {  // time first
+    if (r_.origins) {
+      if (order == 2) s.row = row, s.group = padded_T_ * padded_B_ * row;
+      s.step = batch_first_ ? s.row : padded_B_ * s.row;
+    } else if (!packed_ && order == 0) {  // time first
       s.step = padded_B_ * s.row;
     } else if (!packed_ && order == 1) {  // batch first
       s.step = groups * row, s.row = padded_T_ * s.step;
@@ -365,7 +371,7 @@ class Trial {
 
   void note_norms() {
     const Format format = arithmetic_.dtype == Dtype::f64 ? Format::f64 : Format::f32;
-    const Strides s{1, packed_ ? 0 : padded_B_ * r_.G, r_.G, r_.offsets, r_.origins};
+    const Strides s{1, packed_ ? 0 : (batch_first_ ? 1 : padded_B_) * r_.G, r_.G, r_.offsets, r_.origins};
     a_.norms = array("norms", format, s, r_.positions());
     r_.norms = {a_.norms->data(), s.group, s.step, s.row};
   }
@@ -383,12 +389,12 @@ class Trial {
   Arithmetic arithmetic_;
   Kind kind_;
   Pass pass_;
-  bool ragged_, packed_;
+  bool ragged_, packed_, batch_first_ = false;
   int64_t I_, H_, P_, K_;
   Recurrence r_;
   int64_t padded_T_, padded_B_;
   std::vector<int64_t> counts_, offsets_;
-  std::vector<Origin> origins_;
+  std::vector<int64_t> origins_;
   std::vector<std::unique_ptr<Array>> arrays_;
   LayerArrays a_;
   std::string options_;
