@@ -47,7 +47,7 @@ ISAS = [("default", "baseline"), ("avx2", "avx2"), ("avx512", "avx512")]
 
 @pytest.mark.parametrize(("capability", "isa"), ISAS)
 def test_each_instruction_set(capability, isa):
-    """What depends on the width of vectors once more on each library, fresh memory from malloc filled with garbage.
+    """What depends on the width of vectors once more on each library, fresh memory filled with garbage.
 
     On the one in use, which all other tests run on, a few. All of the operators' tests: the slow one below.
     """

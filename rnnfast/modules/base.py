@@ -110,8 +110,9 @@ class RecurrentLayer(torch.nn.RNNBase):
                 for each; zero if not given.
             all_states: whether the states of all steps and layers are returned as well.
 
-        Both `lengths` and `reset` cut rows into stretches that run side by side as rows of one packed batch. On
-        CUDA they are read back to the host, which waits for the device unless they are on the CPU already.
+        Both `lengths` and `reset` cut rows into stretches that run side by side, as rows of one packed batch, or,
+        with resets only on the CPU, where they lie. On CUDA both are read back to the host, which waits for the
+        device unless they are on the CPU already.
 
         Returns:
             output and last state, as torch's layers return them; with `all_states` third the states, h, of an LSTM
