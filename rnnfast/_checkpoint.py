@@ -142,6 +142,9 @@ class Checkpointed(Function):
         kept, (clip, _) = ctx.saved_tensors, ctx.options
         inputs, (batch_sizes, y, *boundaries) = list(kept[: len(TENSORS)]), kept[len(TENSORS) :]
         if in_legacy_vmap(*by) or _autograd.is_differentiated(*by, *inputs):
+            if ctx.note is not None:
+                with torch.no_grad(), below_autograd():
+                    _gradients(ctx, inputs, y, boundaries, by, needs)
             given = (*ctx.layout, batch_sizes, clip)
             return (*_autograd.by_reference(inputs, by, given, needs, torch.is_grad_enabled()), *absent)
         with below_autograd():
@@ -179,7 +182,7 @@ def _gradients(ctx: Any, inputs: Any, y: Tensor, boundaries: list[Tensor], by: A
     steps, G, P = ctx.steps, _groups(inputs[2]), inputs[2].size(-1)
     dy, dh_n, dc_n, _ = by
     dx = torch.empty_like(inputs[0]) if needs[0] else None
-    norms = None
+    norms, wide = None, torch.float32 if y.element_size() == 2 else y.dtype  # what many chunks add up in
     by_group: list[list[Any]] = []
     wanted = sum(1 << i for i, needed in enumerate(needs) if needed) | 1 << H0 | (cell == "lstm") << C0
     wanted |= (ctx.note is not None) << NORMS
@@ -216,7 +219,7 @@ def _gradients(ctx: Any, inputs: Any, y: Tensor, boundaries: list[Tensor], by: A
                 own_dx.copy_(d[0]) if g == 0 else own_dx.add_(d[0])
             for i in range(1, H0):
                 if needs[i]:
-                    sums[i] = d[i] if sums[i] is None else sums[i].add_(d[i])
+                    sums[i] = d[i].to(wide) if sums[i] is None else sums[i].add_(d[i])
             if ctx.note is not None:
                 if norms is None:
                     norms = d[NORMS].new_empty(*inputs[0].shape[:-1], G)
@@ -233,5 +236,5 @@ def _gradients(ctx: Any, inputs: Any, y: Tensor, boundaries: list[Tensor], by: A
     for i in range(1, len(TENSORS)):
         each = [of_group[i] for of_group in by_group]
         joined = torch.cat(each) if i >= H0 and needs[i] else torch.stack(each) if needs[i] else None
-        found.append(None if joined is None else joined.view(inputs[i].shape))
+        found.append(None if joined is None else joined.to(y.dtype).view(inputs[i].shape))
     return found

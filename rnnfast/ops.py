@@ -70,7 +70,7 @@ def recurrence(
         norms = None if note is None or transformed() else _room_for_norms(input, w_ih, w_hh)
         if note is not None and norms is not None:
             note(norms)  # the backward pass fills it
-        return reference.layer(*args, clip, norms)[: _autograd.results_of(cell) + states]
+        return reference.layer(*args, clip, norms, stretches=stretches)[: _autograd.results_of(cell) + states]
     precision = _library.precision(input.device, input.dtype) if input.is_cuda else None
     options: dict[str, Any] = {} if clip is None and precision is None else dict(clip=clip, precision=precision)
     if stretches is not None:
@@ -80,10 +80,10 @@ def recurrence(
         results = _in_given_dtypes(*args, states, **options)
     elif is_compiling() or (recorded and is_traced_by_jit() is not None):
         if note is not None and torch.compiler.is_compiling():
-            results = _apply_outside_graph(*args, states, None, clip, precision, note)
+            results = _apply_outside_graph(*args, states, stretches, clip, precision, note)
         else:
             results = _autograd.op(*args, states, **options)
-    elif recorded and every is not None and not states:
+    elif recorded and every is not None and not states and input.numel() > 0:
         results = apply(_checkpoint.Checkpointed, *args, clip, precision, note, every)
     elif recorded:
         results = apply(_autograd.Recurrence, *args, states, stretches, clip, precision, note)

@@ -135,10 +135,10 @@ class _Quantized:
         batch_first: bool,
         batch_sizes: Tensor | None,
         collected: list[Any] | None = None,
-        stretches: Tensor | None = None,
+        batch: Any = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         if collected is not None:
-            raise ValueError("all_states: got True, but quantized layers return the last states only")
+            raise ValueError("all_states: got True, expected False of a quantized layer")
         dtype = autocast_dtype(x) or x.dtype
         x, h0, c0 = [None if t is None else t.float() for t in (x, h0, c0)]
         directions = 2 if self.bidirectional else 1

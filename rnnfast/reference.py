@@ -208,9 +208,10 @@ def _packed_layer(
 
 def rows_at(rows: Tensor, index: Tensor, lead: Sequence[int]) -> Tensor:
     """The operator of the same name."""
-    rows = rows.flatten(0, -2)
-    extended = torch.cat([rows, rows.new_zeros(1, rows.size(1))])  # what -1 takes
-    return extended.index_select(0, index % len(extended)).unflatten(0, tuple(lead))
+    W = rows.size(-1)
+    rows = rows.reshape(-1, W)
+    extended = torch.cat([rows, rows.new_zeros(1, W)])  # what -1 takes
+    return extended.index_select(0, index % len(extended)).reshape(*lead, W)
 
 
 def _widened(t: Tensor | None) -> Any:

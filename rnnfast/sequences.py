@@ -98,11 +98,14 @@ def stretches(lengths: Tensor | None, reset: Tensor | None, steps: int, rows: in
     return Stretches(batch_sizes, index, inverse, table, torch.stack([opens, is_last]), torch.stack(ends), empty)
 
 
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
 def checked_lengths(lengths: Any, batch: int, steps: int, least: int = 0) -> Tensor:
     """`lengths`, (B,), of `least` to T, on the CPU, once they are found to fit."""
     if not isinstance(lengths, Tensor):
         raise TypeError(f"lengths: got {type(lengths).__name__}, expected a tensor")
-    if lengths.shape != (batch,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
+    if lengths.shape != (batch,) or lengths.dtype not in _WHOLE:
         raise ValueError(
             f"lengths: got {lengths.dtype} of shape {tuple(lengths.shape)}, expected torch.int64 of shape "
             f"({batch},)"

@@ -92,6 +92,16 @@ def test_clipped_and_recorded(kind):
     torch.testing.assert_close(*found)
 
 
+def test_recorded_where_the_graph_is_kept(kind):
+    ours, plain, (x, *_) = both(kind, dict(checkpoint_every=2), "time", {})
+    found = []
+    for layer in (ours, plain):
+        with record_gradients(layer) as record:
+            torch.autograd.grad(layer(x)[0].sin().sum(), x, create_graph=True)
+        found.append(record["l0"])
+    torch.testing.assert_close(*found)
+
+
 def test_second_derivatives(kind):
     ours, plain, (x, *_) = both(kind, dict(checkpoint_every=2), "time", {})
 
@@ -128,6 +138,21 @@ def test_each_dtype(kind, dtype):
     found, expected = [[g.float() for g in gradients(m, "time", x, None, None, None)] for m in (ours, plain)]
     tolerance = 1e-5 if dtype == torch.float32 else 0.1
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_of_many_chunks_add_up(kind, dtype):
+    """In float32: sums of hundreds of terms in 16 bits would stand still."""
+    ours, x = make(kind, 3, 4, dtype=dtype, checkpoint_every=2), torch.rand(1000, 2, 3).to(dtype)
+    exact = make(kind, 3, 4, dtype=torch.float64)
+    exact.load_state_dict(ours.state_dict())
+    outputs = [layer(x.to(layer.weight_hh_l0.dtype))[0].double() for layer in (ours, exact)]
+    found = [
+        torch.autograd.grad(100 * y.mean(), list(m.parameters()))
+        for y, m in zip(outputs, (ours, exact), strict=True)
+    ]
+    for a, b in zip(*found, strict=True):
+        assert (a.double() - b).norm() <= 0.05 * b.norm()
 
 
 def kept_bytes(layer, x):

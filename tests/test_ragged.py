@@ -1,6 +1,7 @@
 """lengths, reset, reset_state and all_states, against torch.nn run over each stretch of each row by itself."""
 
 import itertools
+import warnings
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import rnnfast
 from rnnfast import _library, ops, sequences
+from rnnfast.lab import record_gradients
 from rnnfast.modules import base, ragged
 
 T, B = 7, 5
@@ -168,9 +170,22 @@ def test_all_states_of_other_forms(kind, form):
     torch.testing.assert_close(states(found)[0][-1], output)
 
 
-def test_no_steps_at_all(kind):
-    layer = make(kind, 3, 4, bidirectional=True)
+@pytest.mark.parametrize("way", [{}, dict(recompute=True), dict(checkpoint_every=2)], ids=str)
+def test_no_steps_at_all(kind, way):
+    layer = make(kind, 3, 4, bidirectional=True, **way)
     hx = random_hx(layer, 2, 3)
+    for s in states(hx):
+        s.requires_grad_()
+    output, last = layer(torch.randn(5, 3, 3), hx, lengths=torch.zeros(3, dtype=torch.int64))
+    loss = output.sum() + sum(s.sum() for s in states(last))
+    *of_states, of_weights = torch.autograd.grad(loss, [*states(hx), layer.weight_hh_l0])
+    assert all(torch.equal(g, torch.ones_like(g)) for g in of_states)
+    assert not of_weights.any()
+    empty = torch.nested.nested_tensor([torch.randn(0, 3)] * 2, layout=torch.jagged)
+    layer(empty)[0].values().sum().backward()
+    for none in (dict(lengths=torch.zeros(0, dtype=torch.int64)), dict(reset=torch.zeros(5, 0) > 0)):
+        layer(torch.randn(5, 0, 3), **none)[0].sum().backward()
+    assert not any(p.grad.any() for p in layer.parameters())
     output, last = layer(torch.randn(5, 3, 3), hx, lengths=torch.zeros(3, dtype=torch.int64))
     assert not output.any()
     torch.testing.assert_close(states(last), states(hx))
@@ -223,6 +238,73 @@ def test_wrong_arguments_get_one_clear_line(options, error, message):
         rnnfast.GRU(3, 4)(torch.zeros(7, 3, 3), **options)
 
 
+@pytest.mark.parametrize(
+    ("name", "state", "error", "message"),
+    [
+        ("LSTM", torch.zeros(1, 2, 4), TypeError, "got Tensor, expected a pair of tensors"),
+        ("LSTM", (torch.zeros(1, 3, 4),) * 3, TypeError, "got tuple of 3, expected a pair of tensors"),
+        ("LSTM", (torch.zeros(1, 3, 4), None), TypeError, "got tuple of 2, expected a pair of tensors"),
+        ("GRU", (torch.zeros(1, 3, 4),), TypeError, "got tuple of 1, expected a tensor"),
+        ("GRU", 0, TypeError, "got int, expected a tensor"),
+        (
+            "GRU",
+            torch.zeros(1, 3, 4).double(),
+            ValueError,
+            "got torch.float64, expected torch.float32",
+        ),
+    ],
+)
+def test_reset_states_that_do_not_fit(name, state, error, message):
+    with pytest.raises(error, match=f"reset_state: {message}"):
+        make(name, 3, 4)(torch.zeros(7, 3, 3), reset=torch.zeros(7, 3) > 0, reset_state=state)
+
+
+def test_sequences_of_no_steps_are_refused():
+    for options in (dict(lengths=torch.zeros(3, dtype=torch.int64)), dict(reset=torch.zeros(0, 3) > 0)):
+        with pytest.raises(RuntimeError, match="Expected sequence length to be larger than 0 in RNN"):
+            rnnfast.GRU(3, 4)(torch.zeros(0, 3, 3), **options)
+
+
+@pytest.mark.parametrize("form", ["lengths", "nested", "reset", "reset, packed"])
+def test_recorded_norms_are_those_of_rows_and_steps(kind, form):
+    layer = make(kind, 3, 4, bidirectional=True, dtype=torch.float64)
+    lengths, reset = torch.tensor([4, 0, T, 1, 5]), torch.rand(T, B) < 0.3
+    x, dy = torch.randn(T, B, 3, dtype=torch.float64), torch.randn(T, B, 2 * state_sizes(layer)[0]).double()
+    with record_gradients(layer) as recording:
+        if form == "nested":
+            rows = torch.nested.nested_tensor([x[:n, b] for b, n in enumerate(lengths)], layout=torch.jagged)
+            dys = torch.cat([dy[:n, b] for b, n in enumerate(lengths)])
+            layer(rows)[0].values().backward(dys)
+        elif form == "lengths":
+            layer(x, lengths=lengths)[0].backward(dy)
+        else:
+            layer.recompute = "packed" in form
+            layer(x, reset=reset)[0].backward(dy)
+    found = recording["l0"]
+    assert found.shape == (T, B, 2)
+    plain = make(kind, 3, 4, bidirectional=True, dtype=torch.float64)
+    plain.load_state_dict(layer.state_dict())
+    for b, n in enumerate(lengths if form in ("lengths", "nested") else [T] * B):
+        cuts = [0, *(t for t in range(1, T) if reset[t, b]), T] if "reset" in form else [0, int(n)]
+        for begin, end in itertools.pairwise(cuts):
+            if begin == end:
+                continue
+            with record_gradients(plain) as expected:
+                plain(x[begin:end, b : b + 1])[0].backward(dy[begin:end, b : b + 1])
+            torch.testing.assert_close(found[begin:end, b], expected["l0"][:, 0])
+        assert not found[int(n) :, b].any()
+
+
+def test_many_gradients_at_once(kind):
+    layer, x = make(kind, 3, 4, dtype=torch.float64), torch.randn(T, B, 3, dtype=torch.float64)
+
+    def function(x):
+        return layer(x, lengths=torch.tensor([4, 0, T, 1, 5]))[0].sum((0, 1))
+
+    found, expected = [torch.autograd.functional.jacobian(function, x, vectorize=v) for v in (True, False)]
+    torch.testing.assert_close(found, expected)
+
+
 def test_only_padded_batches_have_lengths():
     packed = nn.utils.rnn.pack_sequence([torch.randn(4, 3)])
     for input, got in ((packed, "a PackedSequence"), (torch.randn(4, 3), "2 dimensions")):
@@ -264,10 +346,13 @@ def test_nested_tensors_that_do_not_fit():
     with pytest.raises(RuntimeError, match=r"Expected hidden size \(1, 2, 4\), got \[1, 3, 4\]"):
         layer(nested, torch.zeros(1, 3, 4))
     holes = torch.nested.narrow(torch.randn(2, 5, 3), 1, torch.tensor([0, 1]), torch.tensor([2, 2]), torch.jagged)
-    with pytest.raises(
-        ValueError, match=r"input: got a nested tensor of layout torch\.jagged, 3 dimensions, with holes"
-    ):
-        layer(holes)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The PyTorch API of nested tensors")  # of the strided ones
+        strided = torch.nested.nested_tensor([torch.randn(2, 3), torch.randn(5, 3)])
+    others = {", with holes": holes, "of which 2 is ragged": nested.transpose(1, 2), "strided": strided}
+    for got, other in others.items():
+        with pytest.raises(ValueError, match=f"input: got a nested tensor of .*{got}.*; expected"):
+            layer(other)
 
 
 @pytest.mark.parametrize("given", ["lengths", "reset", "both"])

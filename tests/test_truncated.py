@@ -50,3 +50,27 @@ def test_what_does_not_fit():
         rnnfast.tbptt(rnnfast.GRU(3, 4, bidirectional=True), x, 4)
     with pytest.raises(ValueError, match=r"along: got shape \(10, 2\), expected 11 steps in dimension 0"):
         rnnfast.tbptt(layer, x, 4, torch.zeros(10, B))
+    with pytest.raises(TypeError, match="layer: got Linear, expected a recurrent layer, with batch_first"):
+        rnnfast.tbptt(nn.Linear(3, 3), x, 4)
+    with pytest.raises(TypeError, match="x: got PackedSequence, expected a tensor"):
+        rnnfast.tbptt(layer, nn.utils.rnn.pack_sequence([torch.zeros(2, 3)]), 4)
+    with pytest.raises(TypeError, match="along: got list, expected tensors"):
+        rnnfast.tbptt(layer, x, 4, [1])
+
+
+def test_a_wrapped_layer():
+    """As DistributedDataParallel wraps one."""
+
+    class Wrapper(nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def forward(self, *args):
+            return self.module(*args)
+
+    layer, x = rnnfast.GRU(3, 4, batch_first=True), torch.randn(T, T, 3)
+    outputs = [output for output, _ in rnnfast.tbptt(Wrapper(layer), x, 4)]
+    torch.testing.assert_close(torch.cat(outputs, 1), layer(x)[0])
+    with pytest.raises(ValueError, match="layer: got a bidirectional one"):
+        rnnfast.tbptt(Wrapper(rnnfast.GRU(3, 4, bidirectional=True)), x, 4)

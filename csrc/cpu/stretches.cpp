@@ -111,7 +111,7 @@ Tensor rows_at(const Tensor& rows, const Tensor& index, const Tensor& /*inverse*
   const size_t bytes = from.size(1) * from.element_size();
   const auto* place = static_cast<const int64_t*>(places.data_ptr());
   for (int64_t i = 0; i < M; ++i)
-    require(place[i] < N, "index: got ", place[i], ", expected less than ", N, " rows");
+    require(place[i] >= -1 && place[i] < N, "index: got ", place[i], ", expected -1 to ", N - 1);
   const char* source = static_cast<const char*>(from.data_ptr());
   char* target = static_cast<char*>(to.data_ptr());
   const auto copy = [&](int64_t begin, int64_t end) {

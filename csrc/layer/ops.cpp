@@ -121,7 +121,33 @@ std::vector<Tensor> recurrence_bptt(
   const Layout layout(y, "y", direction, batch_first, batch_sizes, stretches);
   w.check_for(layout, y);
   check("y", y, layout.shape(w.P), y);
-  require(layout.T > 0 || needs <= Gradients::kInput, "y: got a sequence of 0 steps, expected at least 1");
+  if (layout.T == 0) {  // states are handed on as they are
+    const auto zeros = [&](int of, const Shape& shape) {
+      Tensor t = empty_contiguous(needs & of ? shape : Shape{0}, y);
+      torch::stable::zero_(t);
+      return t;
+    };
+    const auto like = [&](int of, const OptionalTensor& t) { return zeros(of, t ? shape_of(*t) : Shape{0}); };
+    const auto state = [&](int of, const OptionalTensor& d, int64_t width) {
+      return needs & of && d ? torch::stable::clone(*d) : zeros(of, {layout.G, layout.B, width});
+    };
+    const Shape bias = w.G == 1 ? Shape{w.K} : Shape{w.G, w.K};
+    const Tensor d_c0 = w.cell == Cell::lstm ? state(Gradients::kC0, dc_n, w.H) : zeros(0, {});
+    const Tensor d_inner = zeros(w.cell == Cell::gru ? Gradients::kInner : 0, layout.shape(w.H));
+    Shape norms = layout.shape(1);
+    norms.pop_back();
+    return {w_ih ? like(Gradients::kInput, input) : zeros(Gradients::kInput, layout.shape(w.K)),
+            like(Gradients::kWih, w_ih),
+            zeros(Gradients::kWhh, shape_of(w_hh)),
+            like(Gradients::kWhr, w_hr),
+            zeros(Gradients::kBias_ih, bias),
+            zeros(Gradients::kBias_hh, bias),
+            state(Gradients::kH0, dh_n, w.P),
+            d_c0,
+            zeros(Gradients::kGates, layout.shape(w.K)),
+            d_inner,
+            zeros(Gradients::kNorms, norms)};
+  }
   const Saved saved(saved_given, layout, w, y);
   const Shape h_shape{layout.G, layout.B, w.P}, c_shape{layout.G, layout.B, w.H};
   const OptionalTensor d_split = dy ? OptionalTensor(by_groups(in_memory(*dy))) : std::nullopt,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,8 @@ class RecurrentLayer(torch.nn.RNNBase):
 
     bptt_clip: float | None = None
     recompute: bool = False
-    checkpoint_every: int | None = None
+    _checkpoint_every: int | None = None
+    __jit_unused_properties__: ClassVar = ["all_weights", "checkpoint_every"]  # what TorchScript is not to read
     # Called with each layer's number, its input and how that is laid out; gives what BPTT will call with the norms
     # of dL/dh_t, (T, B, D) and so on (rnnfast.lab.record_gradients).
     _recorder: Any = None
@@ -40,11 +41,20 @@ class RecurrentLayer(torch.nn.RNNBase):
                 raise ValueError(f"bptt_clip: got {bptt_clip}, expected a positive number or None")
             self.bptt_clip = float(bptt_clip)
         if checkpoint_every is not None:
-            if checkpoint_every < 1:
-                raise ValueError(f"checkpoint_every: got {checkpoint_every}, expected a number of steps or None")
-            self.checkpoint_every = int(checkpoint_every)
+            self.checkpoint_every = checkpoint_every
         if recompute:
             self.recompute = True
+
+    @property
+    def checkpoint_every(self) -> int | None:
+        """Steps of a chunk of which only the first state is kept, or None: all is."""
+        return self._checkpoint_every
+
+    @checkpoint_every.setter
+    def checkpoint_every(self, steps: int | None) -> None:
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+            raise ValueError(f"checkpoint_every: got {steps}, expected a number of steps or None")
+        self._checkpoint_every = steps
 
     def extra_repr(self) -> str:
         """torch's, and what torch's layers do not have."""
@@ -171,6 +181,8 @@ class RecurrentLayer(torch.nn.RNNBase):
             raise ValueError(f"input: got {got}, expected a padded batch to go with lengths and reset")
         if reset_state is not None and reset is None:
             raise ValueError("reset_state: got one without reset, expected both")
+        if reset_state is not None:
+            ragged.checked_state("reset_state", reset_state, self.mode == "LSTM")
         if input.is_nested and collected is not None:
             raise ValueError("all_states: got True with a nested input, expected a padded or packed one")
         if h0 is not None:
@@ -242,18 +254,18 @@ class RecurrentLayer(torch.nn.RNNBase):
         batch_first: bool,
         batch_sizes: Tensor | None,
         collected: list[Any] | None = None,
-        stretches: Tensor | None = None,
+        batch: ragged.Batch | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """All layers over padded (T, B, I) or (B, T, I), or packed (N, I), input: output, h_n and c_n.
 
-        collected: takes each layer's states of every step, (h,), of an LSTM (h, c); stretches: what a padded batch
-        is cut into, whose states the others are then.
+        collected: takes each layer's states of every step, (h,), of an LSTM (h, c); batch: what the rows are
+        stretches of.
         """
         dtype = autocast_dtype(x)
         if dtype is not None:
             x, h0, c0 = x.to(dtype), cast(h0, dtype), cast(c0, dtype)
         if self.num_layers == 1 and collected is None:
-            x, h_n, *c_n = self._run_layer(0, x, h0, c0, batch_first, batch_sizes, dtype, stretches=stretches)
+            x, h_n, *c_n = self._run_layer(0, x, h0, c0, batch_first, batch_sizes, dtype, batch=batch)
             return x, h_n, c_n[0] if c_n else None
         directions = 2 if self.bidirectional else 1
         drops = self.training and self.dropout > 0
@@ -266,7 +278,7 @@ class RecurrentLayer(torch.nn.RNNBase):
         for layer in range(self.num_layers):
             own = slice(layer * directions, (layer + 1) * directions)
             h, c = [None if s is None else s[own] for s in (h0, c0)]
-            x, *states = self._run_layer(layer, x, h, c, batch_first, batch_sizes, dtype, all_c, stretches)
+            x, *states = self._run_layer(layer, x, h, c, batch_first, batch_sizes, dtype, all_c, batch)
             if collected is not None:
                 of_layer = (x, states.pop().flatten(-2)) if all_c else (x,)
                 collected.append(tuple(s.transpose(0, 1) for s in of_layer) if transposed else of_layer)
@@ -288,13 +300,14 @@ class RecurrentLayer(torch.nn.RNNBase):
         batch_sizes: Tensor | None,
         dtype: torch.dtype | None,
         all_c: bool = False,
-        stretches: Tensor | None = None,
+        batch: ragged.Batch | None = None,
     ) -> Any:
         """One layer, both directions: output, h_n, of an LSTM c_n, and if wanted all c, (T, B, D, H)."""
         direction = 2 if self.bidirectional else 0
-        note = None
+        note, stretches = None, None if batch is None else batch.table
         if self._recorder is not None:
-            note = self._recorder(layer, x, self.bidirectional, batch_first, batch_sizes)
+            recorder = self._recorder if batch is None else batch.recording(self._recorder)
+            note = recorder(layer, x, self.bidirectional, batch_first, batch_sizes)
         every = self.checkpoint_every or (sys.maxsize if self.recompute else None)
         options: Any = (
             self._cell,

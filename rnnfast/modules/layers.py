@@ -37,9 +37,10 @@ class RNN(RecurrentLayer):
             v, element by element, before it goes on to the step before; also an attribute. None: it is not.
         recompute: whether only states are kept for the backward pass, which computes all else once more.
         checkpoint_every: k: of every k steps only the state at their beginning is kept, and k steps at a time are
-            computed once more: for very long sequences. Both are attributes too, and change no result but for the
-            rounding of an LSTM's c to 16 bits, where arrays have these, between chunks. Compiled, under torch.func
-            and, in an LSTM, with `all_states` everything is kept.
+            computed once more: for very long sequences. Both are attributes too. Results stay the same, but for
+            two things: between chunks an LSTM's c and the gradients of states are rounded to 16 bits, where arrays
+            have these; with resets other dropout masks are drawn between layers. Compiled, under torch.func and,
+            in an LSTM, with `all_states` everything is kept.
 
     Shapes:
         * input: (T, B, I), (B, T, I) with `batch_first`, (T, I) unbatched, or a
@@ -133,6 +134,7 @@ class LSTM(RecurrentLayer):
         device, dtype: of the parameters; see :class:`RNN`. With 16 bits c is carried in float32 from step to
             step.
         bptt_clip: as in :class:`RNN`; c_t's gradient is clipped, too.
+        recompute, checkpoint_every: as in :class:`RNN`.
 
     Shapes:
         * input: (T, B, I), (B, T, I) with `batch_first`, (T, I) unbatched, or a
@@ -222,7 +224,7 @@ class GRU(RecurrentLayer):
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype,
-            bptt_clip: as in :class:`RNN`.
+            bptt_clip, recompute, checkpoint_every: as in :class:`RNN`.
 
     Shapes: those of :class:`RNN`.
 

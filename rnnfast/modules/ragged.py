@@ -9,7 +9,20 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from .._torch import any_autocast
+from ..reference import rows_at
 from ..sequences import Stretches, checked_lengths
+
+
+def checked_state(name: str, state: Any, pair: bool) -> Any:
+    """A state that was given, a tensor or a pair."""
+    tensors = state if pair and isinstance(state, (tuple, list)) else [state]
+    if len(tensors) != (2 if pair else 1) or not all(isinstance(s, Tensor) for s in tensors):
+        got = (
+            f"{type(state).__name__} of {len(state)}" if isinstance(state, (tuple, list)) else type(state).__name__
+        )
+        raise TypeError(f"{name}: got {got}, expected {'a pair of tensors' if pair else 'a tensor'}")
+    return state
 
 
 def checked_reset(reset: Any, batch: int, steps: int, batch_first: bool) -> Tensor:
@@ -25,25 +38,33 @@ def checked_reset(reset: Any, batch: int, steps: int, batch_first: bool) -> Tens
     return reset.t() if batch_first else reset
 
 
+def check_nested(input: Tensor) -> None:
+    """Whether a nested tensor is (B, *, I), its rows one behind the other."""
+    got = f"layout {input.layout}, {input.dim()} dimensions"
+    if input.layout == torch.jagged:
+        ragged = next(i for i, size in enumerate(input.shape) if not isinstance(size, int))
+        got += f" of which {ragged} is ragged{', with holes' if input.lengths() is not None else ''}"
+    if got != f"layout {torch.jagged}, 3 dimensions of which 1 is ragged":
+        raise ValueError(f"input: got a nested tensor of {got}; expected (B, *, I), torch.jagged and no holes")
+
+
 def _of_nested(input: Tensor, lengths: Any, reset: Any) -> Stretches:
     """Its rows, whose steps lie one behind the other."""
     if lengths is not None or reset is not None:
         name = "reset" if lengths is None else "lengths"
         raise ValueError(f"{name}: got one with a nested input, whose rows have lengths already, expected None")
-    if input.layout != torch.jagged or input.dim() != 3 or input.lengths() is not None:
-        raise ValueError(
-            f"input: got a nested tensor of layout {input.layout}, {input.dim()} dimensions"
-            f"{', with holes' if input.layout == torch.jagged and input.lengths() is not None else ''}, expected "
-            "torch.jagged, 3 dimensions and no holes"
-        )
     offsets = input.offsets().detach().to("cpu", torch.int64)
     lengths = offsets.diff()
     steps = int(lengths.max()) if len(lengths) > 0 else 0
-    found = ops.stretches(lengths, None, steps, len(lengths), True, packs=True)
-    # From where each step lies in a padded array, which there is not, to where it does.
-    index = offsets[found.index // max(steps, 1)] + found.index % max(steps, 1)
-    inverse = torch.empty_like(index).index_copy(0, index, torch.arange(len(index)))
-    return found._replace(index=index, inverse=inverse)
+    return ops.stretches(lengths, None, steps, len(lengths), True, packs=True)
+
+
+def _from_padded(stretches: Stretches, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """Index and inverse of steps that lie one behind the other, row by row, with nothing between."""
+    offsets = offsets.detach().to("cpu", torch.int64)
+    steps = len(stretches.batch_sizes)
+    index = offsets[stretches.index // max(steps, 1)] + stretches.index % max(steps, 1)
+    return index, torch.empty_like(index).index_copy(0, index, torch.arange(len(index)))
 
 
 class Batch:
@@ -64,14 +85,20 @@ class Batch:
         self.packs = packs or lengths is not None or input.is_nested or not ops.takes_stretches(input)
         self.has_lengths, self.has_resets = lengths is not None or input.is_nested, reset is not None
         if input.is_nested:
-            self.input, self.offsets = input.values(), input.offsets()
+            check_nested(input)
+            self.input, self.offsets, self.batch_first = input.values(), input.offsets(), True
             self.stretches = _of_nested(input, lengths, reset)
+            self.index, self.inverse = _from_padded(self.stretches, self.offsets)
+            self.padded = (len(self.stretches.empty), len(self.stretches.batch_sizes))
             return
-        self.input = input
+        self.input, self.padded = input, input.shape[:2]
         rows, steps = input.shape[:2] if batch_first else (input.size(1), input.size(0))
         lengths = None if lengths is None else checked_lengths(lengths, rows, steps)
         reset = None if reset is None else checked_reset(reset, rows, steps, batch_first)
+        if steps == 0:
+            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
         self.stretches = ops.stretches(lengths, reset, steps, rows, batch_first, self.packs)
+        self.index, self.inverse = self.stretches.index, self.stretches.inverse
 
     @property
     def rows(self) -> Tensor:
@@ -82,9 +109,30 @@ class Batch:
         """Whether `reset_state` fits so many layers, and the sizes of h and c."""
         lead, rows = layers * self.directions, len(self.stretches.empty)
         for s, size in zip(others, sizes, strict=True):
-            if s is not None and (s.dim() != 3 or s.size(1) not in (1, rows) or s.shape[::2] != (lead, size)):
+            if s is None:
+                continue
+            if s.dim() != 3 or s.size(1) not in (1, rows) or s.shape[::2] != (lead, size):
                 expected = f"({lead}, {rows} or 1, {size})"
                 raise ValueError(f"reset_state: got shape {tuple(s.shape)}, expected {expected}")
+            if s.dtype != self.input.dtype and not any_autocast():
+                raise ValueError(f"reset_state: got {s.dtype}, expected {self.input.dtype}, that of the input")
+
+    @property
+    def table(self) -> Tensor | None:
+        """Where the stretches lie in padded arrays; None: they are packed."""
+        return None if self.packs else self.stretches.table
+
+    def recording(self, recorder: Any) -> Any:
+        """A layer's recorder, to whom what is packed is shown padded."""
+        if recorder is None or not self.packs:
+            return recorder
+        inverse = self.stretches.inverse.to(self.input.device)
+
+        def of_layer(layer: int, x: Tensor, bidirectional: bool, *_: Any) -> Any:
+            take = recorder(layer, x.new_empty(*self.padded, 0), bidirectional, self.batch_first, None)
+            return None if take is None else lambda norms: take(rows_at(norms, inverse, self.padded))
+
+        return of_layer
 
     def run(
         self,
@@ -96,13 +144,12 @@ class Batch:
         """`layers` over the stretches: output, zero where there are no steps, and each row's last states."""
         h0, c0 = [self._entering(given, other) for given, other in zip(states, others, strict=True)]
         if not self.packs:
-            table = self.stretches.table
-            output, h_n, c_n = layers(self.input, h0, c0, self.batch_first, None, collected, table)
+            output, h_n, c_n = layers(self.input, h0, c0, self.batch_first, None, collected, self)
             return output, self._leaving(h_n, states[0]), None if c_n is None else self._leaving(c_n, states[1])
-        s, lead, device = self.stretches, self.input.shape[:-1], self.input.device
-        index, inverse = s.index.to(device), s.inverse.to(device)
+        lead, device = self.input.shape[:-1], self.input.device
+        index, inverse = self.index.to(device), self.inverse.to(device)
         data = ops.rows_at(self.input, index, inverse, index.shape)
-        output, h_n, c_n = layers(data, h0, c0, False, s.batch_sizes, collected)
+        output, h_n, c_n = layers(data, h0, c0, False, self.stretches.batch_sizes, collected, self)
 
         def padded(packed: Tensor) -> Tensor:
             whole = ops.rows_at(packed, inverse, index, lead)
