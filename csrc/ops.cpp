@@ -4,6 +4,9 @@
 // state (H, unless w_hr projects it). Padded arrays are (T, B, G, ...), or (B, T, G, ...) with batch_first;
 // with batch_sizes (T,), int64, on the CPU, they are packed as in torch's PackedSequence: (N, G, ...).
 // direction: 0 forward, 1 reverse, 2 odd groups reverse. cell: "elman_tanh", "elman_relu", "lstm", "gru".
+// "layer_norm_lstm", on the CPU: cells/layer_norm_lstm.h, where b_hh is what that calls its vector, (G, K + 2
+// H), and there are no w_ih, w_hr and b_ih; it saves what an LSTM does, further N(c) (T, B, G, H), N(W_hh h)
+// (T, B, G, K) and their scales (T, B, G, 2).
 //
 // precision: of float32 on CUDA; "ieee", the default, or "tf32", where products may round to TF32.
 #include "library.h"
@@ -14,14 +17,19 @@ RNNFAST_LIBRARY(m) {
   // P, H) or (P, H); biases of G K values; h0 (G, B, P), c0 (G, B, H), absent: zero. Returns y, h_n (G, B,
   // P), for an LSTM c_n (G, B, H); with `saves` also what BPTT needs, in this order: activations (T, B, G,
   // K), c (T, B, G, H) for an LSTM, activations and W_hn h + b_hn (T, B, G, H) for a GRU, o tanh(c) (T, B, G,
-  // H) with w_hr. clip: for the adjoint, below; of no effect here. stretches, on the CPU: as `stretches`
-  // below returns them, if they cover all steps; they are what the rows of h0 and h_n are then, while those
-  // of the padded arrays stay what they are.
+  // H) with w_hr; with noise, of an Elman RNN activations, too. noise: probabilities with which candidates
+  // are dropped, for all steps alike, and h, and of an LSTM c, stay what they were. seed, int64 (2,), where
+  // the input is: what is random is a function of the first number and of (group, step, row, unit), where
+  // steps are counted from the second number; without a seed all is as it would be on average. clip: for the
+  // adjoint, below; of no effect here. stretches, on the CPU: as `stretches` below returns them, if they
+  // cover all steps; they are what the rows of h0 and h_n are then, while those of the padded arrays stay
+  // what they are.
   m.def(
       "recurrence(Tensor input, Tensor? w_ih, Tensor w_hh, Tensor? w_hr, Tensor? b_ih, Tensor? b_hh, "
       "Tensor? h0, Tensor? c0, str cell, int direction=0, bool batch_first=False, Tensor? batch_sizes=None, "
-      "bool saves=False, Tensor? stretches=None, *, float? clip=None, str? precision=None) "
-      "-> Tensor[]");
+      "bool saves=False, Tensor? stretches=None, Tensor? seed=None, *, float[]? noise=None, float? "
+      "clip=None, "
+      "str? precision=None) -> Tensor[]");
   // Its adjoint. dy, dh_n and dc_n like y, h_n and c_n, dc (T, B, G, H) for every cell state, each absent
   // where zero; saved: what recurrence returned beyond its results; input may be absent where w_ih is. b_ih
   // and b_hh are of no effect: derivatives of this need them. Returns the gradients for input, w_ih, w_hh,
@@ -33,7 +41,8 @@ RNNFAST_LIBRARY(m) {
       "recurrence_bptt(Tensor? dy, Tensor? dh_n, Tensor? dc_n, Tensor? dc, Tensor? input, Tensor? w_ih, "
       "Tensor w_hh, Tensor? w_hr, Tensor? b_ih, Tensor? b_hh, Tensor? h0, Tensor? c0, Tensor y, "
       "Tensor[] saved, str cell, int direction, bool batch_first, Tensor? batch_sizes, int needs, "
-      "Tensor? stretches=None, *, float? clip=None, str? precision=None) -> Tensor[]");
+      "Tensor? stretches=None, Tensor? seed=None, *, float[]? noise=None, float? clip=None, "
+      "str? precision=None) -> Tensor[]");
   // One step: input (B, I), h (B, H), c (B, H) for an LSTM, w_ih (K, I), w_hh (K, H), biases (K). Returns h,
   // and c for an LSTM.
   m.def(

@@ -34,6 +34,8 @@ double pointwise(Cell cell, Pass pass) {
   switch (cell) {
     case Cell::lstm:
       return forward ? 150 : 85;
+    case Cell::layer_norm_lstm:
+      return forward ? 240 : 150;
     case Cell::gru:
       return forward ? 105 : 60;
     case Cell::elman_tanh:
@@ -208,8 +210,11 @@ class Planner {
     if (c.crew == 1) return 0;
     const int64_t puts = &phase == &phases_.back() ? phases_[0].inner : phases_.back().inner;
     const double from_others = rows_of(c) * static_cast<double>(puts) * (c.crew - 1) / c.crew;
-    return core::kRound + from_others * compute_bytes(p_.dtype) / core::kExchangeRate;
+    return core::kRound * rounds() + from_others * compute_bytes(p_.dtype) / core::kExchangeRate;
   }
+
+  // Phases for each with a matrix.
+  int rounds() const { return p_.cell != Cell::layer_norm_lstm ? 1 : p_.pass == Pass::forward ? 5 : 3; }
 
   const Problem& p_;
   const std::vector<PhaseSize> phases_;
@@ -254,7 +259,8 @@ Cell cell_from_name(const std::string& name) {
                          {{"elman_tanh", Cell::elman_tanh},
                           {"elman_relu", Cell::elman_relu},
                           {"lstm", Cell::lstm},
-                          {"gru", Cell::gru}});
+                          {"gru", Cell::gru},
+                          {"layer_norm_lstm", Cell::layer_norm_lstm}});
 }
 
 Pass pass_from_name(const std::string& name) {

@@ -12,7 +12,7 @@
 namespace rnnfast {
 
 enum class Isa { baseline, avx2, avx512 };
-enum class Cell { elman_tanh, elman_relu, lstm, gru };
+enum class Cell { elman_tanh, elman_relu, lstm, gru, layer_norm_lstm };
 enum class Pass { forward, bptt };
 // How the rows of the batch and the units are shared out (cpu/split.h), and whether matrices are packed into
 // panels first or read in place (cpu/packing.h).
@@ -20,7 +20,12 @@ enum class Schedule { batch_split, unit_split };
 enum class WeightLayout { packed, in_place };
 
 // Matrix columns for each unit.
-constexpr int gates(Cell cell) { return cell == Cell::lstm ? 4 : cell == Cell::gru ? 3 : 1; }
+constexpr int gates(Cell cell) {
+  return cell == Cell::lstm || cell == Cell::layer_norm_lstm ? 4 : cell == Cell::gru ? 3 : 1;
+}
+
+// Whether there is a c besides h.
+constexpr bool has_c(Cell cell) { return cell == Cell::lstm || cell == Cell::layer_norm_lstm; }
 
 constexpr int compute_bytes(Dtype dtype) { return dtype == Dtype::f64 ? 8 : 4; }
 constexpr int storage_bytes(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }

@@ -15,7 +15,7 @@ constexpr bool is_reversed(Direction direction, int64_t group) {
   return direction == Direction::reverse || (direction == Direction::bidirectional && group % 2 == 1);
 }
 
-constexpr int kMaxStreams = 10;
+constexpr int kMaxStreams = 11;
 constexpr int kMaxEnds = 6;
 constexpr int kMaxMatrices = 3;
 constexpr int kMaxVectors = 4;
@@ -49,6 +49,16 @@ struct Vector {
   int64_t group = 0;
 };
 
+// What is random in states: a share of the candidates of a sequence is dropped, states keep a share of what
+// they were (cells/cell.h says where). Random numbers are functions of the seed and of a place.
+struct Noise {
+  double dropout = 0, zoneout_h = 0, zoneout_c = 0;  // probabilities
+  // A key, and the number of the first step; where the pass runs. Null: all is as it would be on average.
+  const int64_t* seed = nullptr;
+
+  bool any() const { return dropout > 0 || zoneout_h > 0 || zoneout_c > 0; }
+};
+
 // One pass over a sequence batch, forward or BPTT. Which stream, end, matrix and vector stands in which place
 // is the cell's business; absent ones have null data.
 struct Recurrence {
@@ -77,6 +87,7 @@ struct Recurrence {
   Stream norms;
   // Gradients of states are kept between -clip and clip.
   double clip = std::numeric_limits<double>::infinity();
+  Noise noise;
 
   int64_t active(int64_t t) const { return counts ? counts[t] : B; }
 

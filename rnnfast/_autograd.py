@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from . import _library, reference
+from ._noise import Rates
 from ._torch import (
     apply,
     below_autograd,
@@ -42,7 +43,7 @@ GATES, INNER, NORMS = 8, 9, 10
 
 def results_of(cell: str) -> int:
     """How many results a layer has: y, h_n, of an LSTM c_n."""
-    return 3 if cell == "lstm" else 2
+    return 3 if cell in reference.HAVE_C else 2
 
 
 def is_recorded(*tensors: Tensor | None) -> bool:
@@ -82,8 +83,7 @@ class Recurrence(Function):
     # feels.
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
-        *inputs, cell, direction, batch_first, batch_sizes, saves, stretches, clip, precision, note = args
-        options = dict(stretches=stretches, clip=clip, precision=precision)
+        *inputs, cell, direction, batch_first, batch_sizes, saves, options, note = args
         with _to_what_is_below():
             results = op(*args[:12], True, **options)
         count = results_of(cell)
@@ -91,7 +91,7 @@ class Recurrence(Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs, batch_sizes, results[0], *results[count:])
         if saves:
-            place_of_c = 4 if cell == "lstm" else None
+            place_of_c = 4 if cell in reference.HAVE_C else None
             ctx.mark_non_differentiable(*(t for i, t in enumerate(results) if i >= count and i != place_of_c))
             return tuple(results)
         return tuple(results[:count])
@@ -99,10 +99,10 @@ class Recurrence(Function):
     @staticmethod
     @without_autocast
     def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, *others: Tensor | None) -> tuple[Any, ...]:
-        absent = (None,) * 9  # what is no tensor of TENSORS
-        cell = ctx.layout[0]
-        dc_n = others[0] if cell == "lstm" else None
-        dc = others[2] if cell == "lstm" and len(others) > 1 else None
+        absent = (None,) * 7  # what is no tensor of TENSORS
+        count = results_of(ctx.layout[0])
+        dc_n = others[0] if count == 3 else None
+        dc = others[2] if count == 3 and len(others) > 1 else None
         by = (dy, dh_n, dc_n, dc)
         if all(d is None for d in by):
             return (None,) * len(TENSORS) + absent
@@ -110,9 +110,8 @@ class Recurrence(Function):
         kept, options = ctx.saved_tensors, ctx.options  # once: torch.utils.checkpoint rebuilds them here
         inputs, (batch_sizes, y, *saved) = kept[: len(TENSORS)], kept[len(TENSORS) :]
         if in_legacy_vmap(*by):
-            given = (*ctx.layout, batch_sizes, options["clip"])
-            again = torch.is_grad_enabled()
-            return (*by_reference(inputs, by, given, needs, again, options["stretches"]), *absent)
+            given = (*ctx.layout, batch_sizes)
+            return (*by_reference(inputs, by, given, needs, torch.is_grad_enabled(), options), *absent)
         wanted = sum(1 << i for i, needed in enumerate(needs) if needed) | (ctx.note is not None) << NORMS
         gradients = _bptt(*by, *inputs, y, saved, *ctx.layout, batch_sizes, wanted, **options)
         if ctx.note is not None:
@@ -130,12 +129,11 @@ class Bptt(Function):
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
-        *arguments, stretches, clip, precision = args
+        *arguments, options = args
         with _to_what_is_below():
-            results = op_bptt(*arguments, stretches=stretches, clip=clip, precision=precision)
+            results = op_bptt(*arguments, **options)
         *_, cell, direction, batch_first, batch_sizes, needs = arguments
-        ctx.given, ctx.needs = (cell, direction, batch_first), needs
-        ctx.clip, ctx.stretches = clip, stretches
+        ctx.given, ctx.needs, ctx.options = (cell, direction, batch_first), needs, options
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*arguments[:12], batch_sizes)
         ctx.mark_non_differentiable(*(t for i, t in enumerate(results) if i == NORMS or not needs & 1 << i))
@@ -150,14 +148,14 @@ class Bptt(Function):
         with torch.enable_grad():
             tensors = [_its_own(t) for t in tensors]
             needs = [bool(ctx.needs & 1 << i) for i in range(NORMS)]
-            given = (*ctx.given, batch_sizes, ctx.clip)
-            gradients = by_reference(tensors[4:], tensors[:4], given, needs, True, ctx.stretches)
+            given = (*ctx.given, batch_sizes)
+            gradients = by_reference(tensors[4:], tensors[:4], given, needs, True, ctx.options)
             pairs = zip(gradients, vs, strict=False)
             of = [(g, v.view(g.shape)) for g, v in pairs if v is not None and g is not None and g.requires_grad]
             wanted = [t for t, needed in zip(tensors, asked, strict=True) if needed]
             found = _gradients_of(of, wanted, again)
         each = iter(found)
-        return (*(next(each) if needed else None for needed in asked), *(None,) * 10)
+        return (*(next(each) if needed else None for needed in asked), *(None,) * 8)
 
 
 class RowsAt(Function):
@@ -207,13 +205,13 @@ def by_reference(
     given: tuple[Any, ...],
     needs: Any,
     create_graph: bool,
-    stretches: Tensor | None = None,
+    options: dict[str, Any],
 ) -> list[Any]:
     """The gradients that recurrence_bptt returns, but for norms, as plain torch finds them.
 
     Args:
-        inputs: :data:`TENSORS`; by: dy, dh_n, dc_n, dc; given: cell, direction, batch_first, batch_sizes, clip;
-        needs: whether each of :data:`TENSORS`, and maybe of what follows, is wanted.
+        inputs: :data:`TENSORS`; by: dy, dh_n, dc_n, dc; given: cell, direction, batch_first, batch_sizes;
+        needs: whether each of :data:`TENSORS`, and maybe of what follows, is wanted; options: the operator's.
     """
     _, _, w_hh = inputs[:3]
     H = w_hh.size(-2) // reference.GATES[given[0]]
@@ -226,7 +224,8 @@ def by_reference(
         more = [*needs[GATES:], False, False][:2]
         added = differentiable(like((*lead, G, w_hh.size(-2)))) if more[0] else None
         inner = differentiable(like((*lead, G, H))) if more[1] and given[0] == "gru" else None
-        results = reference.layer(*tensors, *given, added=added, inner=inner, stretches=stretches)
+        options = {name: value for name, value in options.items() if name != "precision"}
+        results = reference.layer(*tensors, *given, added=added, inner=inner, **options)
         of = [(r, d) for r, d in zip(results, by, strict=False) if d is not None and r.requires_grad]
         places = [*zip(tensors, needs, strict=False), (added, added is not None), (inner, inner is not None)]
         found = iter(_gradients_of(of, [t for t, needed in places if needed], create_graph))
@@ -248,36 +247,40 @@ def _recurrence_kernel(
     batch_sizes: Tensor | None = None,
     saves: bool = False,
     stretches: Tensor | None = None,
+    seed: Tensor | None = None,
     *,
+    noise: Rates | None = None,
     clip: float | None = None,
     precision: str | None = None,
 ) -> list[Tensor]:
+    options = dict(stretches=stretches, seed=seed, noise=noise, clip=clip, precision=precision)
     tensors, layout = (input, w_ih, w_hh, w_hr, b_ih, b_hh, h0, c0), (cell, direction, batch_first, batch_sizes)
     if in_forward_mode(tensors):
         if saves:
             raise RuntimeError("saves: got True in forward-mode differentiation, which has no use for it")
-        return list(reference.layer(*tensors, *layout, clip, stretches=stretches)[: results_of(cell)])
+        del options["precision"]
+        return list(reference.layer(*tensors, *layout, **options)[: results_of(cell)])
     if is_recorded(*tensors):
-        return list(apply(Recurrence, *tensors, *layout, saves, stretches, clip, precision, None))
+        return list(apply(Recurrence, *tensors, *layout, saves, options, None))
     with below_autograd():
-        return op(*tensors, *layout, saves, stretches=stretches, clip=clip, precision=precision)
+        return op(*tensors, *layout, saves, **options)
 
 
-def _bptt_kernel(*args: Any, clip: float | None = None, precision: str | None = None) -> list[Tensor]:
-    by, inputs, (cell, direction, batch_first, batch_sizes, needs) = args[:4], args[4:12], args[14:19]
-    stretches = args[19] if len(args) > 19 else None  # left out where it is None
+def _bptt_kernel(*args: Any, **options: Any) -> list[Tensor]:
+    by, inputs, given, needs = args[:4], args[4:12], args[14:18], args[18]
+    # Left out where they are None.
+    options |= zip(("stretches", "seed"), args[19:], strict=False)
     if in_forward_mode(args):
         each = [bool(needs & 1 << i) for i in range(NORMS)]
-        given = (cell, direction, batch_first, batch_sizes, clip)
-        gradients = by_reference(list(inputs), by, given, each, torch.is_grad_enabled(), stretches)
+        gradients = by_reference(list(inputs), by, given, each, torch.is_grad_enabled(), options)
         for i in (4, 5):
             if gradients[i] is not None:
                 gradients[i] = gradients[i].view(_bias_shape(inputs[2], gradients[i]))
         return [args[12].new_empty(0) if g is None else g for g in [*gradients, None]]
     if is_recorded(*args[:12]):
-        return list(apply(Bptt, *args[:19], stretches, clip, precision))
+        return list(apply(Bptt, *args[:19], options))
     with below_autograd():
-        return op_bptt(*args[:19], stretches, clip=clip, precision=precision)
+        return op_bptt(*args[:19], **options)
 
 
 # torch's own, whose derivatives no Python slows.

@@ -116,6 +116,7 @@ class _Layer(NamedTuple):
     batch_sizes: Any = None
     saves: Any = False
     stretches: Any = None
+    seed: Any = None
 
 
 class _Adjoint(NamedTuple):
@@ -141,6 +142,7 @@ class _Adjoint(NamedTuple):
     batch_sizes: Any
     needs: Any
     stretches: Any = None
+    seed: Any = None
 
     def asks(self, *places: int) -> bool:
         return any(self.needs & 1 << i for i in places)
@@ -176,9 +178,12 @@ def _rule(operator: str) -> Callable[[Any], Rule]:
     return of
 
 
-def _refuse(stretches: Tensor | None) -> None:
-    if stretches is not None:
+def _refuse(a: _Layer | _Adjoint) -> None:
+    if a.stretches is not None:
         raise NotImplementedError("stretches: got some under vmap, expected a packed batch")
+    if a.cell == "layer_norm_lstm" or a.seed is not None:
+        name = "seed" if a.seed is not None else "layer_norm"
+        raise NotImplementedError(f"{name}: got one under vmap, expected none, for layers run in plain torch then")
 
 
 def _one_of_none(arg: Any, dim: Any) -> Any:
@@ -192,7 +197,7 @@ def _one_of_none(arg: Any, dim: Any) -> Any:
 def recurrence(info: Any, dims: tuple[Any, ...], *args: Any, **options: Any) -> tuple[list[Tensor], list[int]]:
     """The rule of the operator of the same name."""
     a, d, N = _Layer(*args), _Layer(*dims), info.batch_size
-    _refuse(a.stretches)
+    _refuse(a)
     is_state = [False, True, a.cell == "lstm", *[False] * 3]
     if not _have_weights(d):
         rows = _Rows(N, a.batch_first, a.batch_sizes)
@@ -229,7 +234,7 @@ def recurrence_bptt(
 ) -> tuple[list[Tensor], list[Dim]]:
     """The rule of the operator of the same name."""
     a, d = _Adjoint(*args), _Adjoint(*dims)
-    _refuse(a.stretches)
+    _refuse(a)
     # W_hr's gradient needs that of the state that it projects, which the operator keeps to itself. And what is
     # clipped has to be so all at once, also when this is differentiated: not each factor of W_hh's gradient.
     by_groups = _have_weights(d) or a.asks(W_HR) or options.get("clip") is not None

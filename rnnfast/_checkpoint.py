@@ -15,7 +15,9 @@ from torch.autograd import Function
 
 from . import _autograd
 from ._autograd import NORMS, TENSORS
+from ._noise import from_step
 from ._torch import below_autograd, in_legacy_vmap, without_autocast
+from .reference import HAVE_C
 from .sequences import is_reversed
 
 H0, C0 = TENSORS.index("h0"), TENSORS.index("c0")
@@ -66,10 +68,13 @@ class _Direction:
 
     def __init__(self, g: int, direction: int, inputs: Any, cell: str, steps: _Steps, options: Any) -> None:
         x, w_ih, w_hh, w_hr, b_ih, b_hh, h0, c0 = inputs
-        self.g, self.x, self.cell, self.steps, self.options = g, x, cell, steps, options
+        self.g, self.cell, self.steps, self.options = g, cell, steps, options
+        # Without w_ih an array has the gates of each group.
+        self.x = x if w_ih is not None else x[..., g : g + 1, :]
         G, self.weights = _groups(w_hh), [w_ih, w_hh, w_hr, b_ih, b_hh]
         if G > 1:
-            self.weights = [w_ih.unflatten(0, (G, -1))[g], *(w if w is None else w[g] for w in self.weights[1:])]
+            of_group = [None if w is None else w[g] for w in self.weights[1:]]
+            self.weights = [None if w_ih is None else w_ih.unflatten(0, (G, -1))[g], *of_group]
         self.h0, self.c0 = [None if s is None else s[g : g + 1] for s in (h0, c0)]
         self.reversed = is_reversed(g, direction)
 
@@ -78,12 +83,21 @@ class _Direction:
         """In order of processing."""
         return self.steps.chunks[::-1] if self.reversed else self.steps.chunks
 
+    def of_group(self, t: Tensor, width: int) -> Tensor:
+        """Its own columns of an array of all groups, (..., G width), as the operator has them."""
+        own = t[..., self.g * width : (self.g + 1) * width]
+        return own if self.weights[0] is not None else own.unsqueeze(-2)
+
     def run(self, chunk: _Chunk, h: Tensor | None, c: Tensor | None, saves: bool) -> list[Tensor]:
         """The operator's results for a chunk that begins with a state."""
         x, sizes = self.steps.of(self.x, chunk.begin, chunk.end), self.steps.sizes(chunk)
         layout = (self.cell, int(self.reversed), self.steps.batch_first, sizes)
-        _, precision = self.options
-        return _autograd.op(x, *self.weights, h, c, *layout, saves, precision=precision)
+        return _autograd.op(x, *self.weights, h, c, *layout, saves, **self.options_of(chunk))
+
+    def options_of(self, chunk: _Chunk) -> dict[str, Any]:
+        """The operators', with noise as its steps have it."""
+        seed = from_step(self.options.get("seed"), chunk.begin)
+        return self.options if seed is None else {**self.options, "seed": seed}
 
     def entering(self, chunk: _Chunk, given: Tensor | None, carried: Tensor | None) -> Tensor | None:
         """What the rows of a chunk begin with: those that go on with what is carried, the others as given."""
@@ -119,15 +133,15 @@ class Checkpointed(Function):
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
-        *inputs, cell, direction, batch_first, batch_sizes, clip, precision, note, every = args
+        *inputs, cell, direction, batch_first, batch_sizes, options, note, every = args
         steps = _Steps(inputs[0], every, batch_first, batch_sizes)
-        ctx.steps, ctx.layout, ctx.options = steps, (cell, direction, batch_first), (clip, precision)
+        ctx.steps, ctx.layout, ctx.options = steps, (cell, direction, batch_first), options
         ctx.note, boundaries = note, list[Tensor]()
         with below_autograd():
-            if cell != "lstm" or len(steps.chunks) == 1:
-                results = _autograd.op(*args[:12], False, precision=precision)
+            if cell not in HAVE_C or len(steps.chunks) == 1:
+                results = _autograd.op(*args[:12], False, **options)
             else:
-                results, boundaries = _by_chunks(inputs, cell, direction, steps, (clip, precision))
+                results, boundaries = _by_chunks(inputs, cell, direction, steps, options)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs, batch_sizes, results[0], *boundaries)
         return tuple(results)
@@ -135,18 +149,18 @@ class Checkpointed(Function):
     @staticmethod
     @without_autocast
     def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dc_n: Tensor | None = None) -> tuple[Any, ...]:
-        absent, by = (None,) * 8, (dy, dh_n, dc_n, None)
+        absent, by = (None,) * 7, (dy, dh_n, dc_n, None)
         if all(d is None for d in by):
             return (None,) * len(TENSORS) + absent
         needs = ctx.needs_input_grad[: len(TENSORS)]
-        kept, (clip, _) = ctx.saved_tensors, ctx.options
+        kept = ctx.saved_tensors
         inputs, (batch_sizes, y, *boundaries) = list(kept[: len(TENSORS)]), kept[len(TENSORS) :]
         if in_legacy_vmap(*by) or _autograd.is_differentiated(*by, *inputs):
             if ctx.note is not None:
                 with torch.no_grad(), below_autograd():
                     _gradients(ctx, inputs, y, boundaries, by, needs)
-            given = (*ctx.layout, batch_sizes, clip)
-            return (*_autograd.by_reference(inputs, by, given, needs, torch.is_grad_enabled()), *absent)
+            given, again = (*ctx.layout, batch_sizes), torch.is_grad_enabled()
+            return (*_autograd.by_reference(inputs, by, given, needs, again, ctx.options), *absent)
         with below_autograd():
             return (*_gradients(ctx, inputs, y, boundaries, by, needs), *absent)
 
@@ -155,9 +169,10 @@ def _by_chunks(
     inputs: Any, cell: str, direction: int, steps: _Steps, options: Any
 ) -> tuple[list[Tensor], list[Tensor]]:
     """An LSTM's output, h_n and c_n, and each direction's c at the beginning of each chunk but its first."""
-    x, _, w_hh = inputs[:3]
+    x, w_ih, w_hh = inputs[:3]
     G, P = _groups(w_hh), w_hh.size(-1)
-    y, last, boundaries = x.new_empty(*x.shape[:-1], G * P), [], []
+    y = x.new_empty(*(x.shape[:-1] if w_ih is not None else x.shape[:-2]), G * P)
+    last, boundaries = [], []
     for g in range(G):
         of = _Direction(g, direction, inputs, cell, steps, options)
         h = c = None
@@ -166,25 +181,28 @@ def _by_chunks(
             if c is not None:
                 boundaries.append(c[:, : chunk.rows_after if of.reversed else chunk.rows])
             found = of.run(chunk, of.entering(chunk, of.h0, h), of.entering(chunk, of.c0, c), False)
-            steps.of(y, chunk.begin, chunk.end)[..., g * P : (g + 1) * P] = found[0]
+            of.of_group(steps.of(y, chunk.begin, chunk.end), P).copy_(found[0])
             for rows, s in zip(ends, found[1:], strict=True):
                 if not of.reversed:
                     rows.insert(0, s[:, chunk.rows_after :])  # those that end here: the longest rows come first
             h, c = found[1:]
         last.append((h, c) if of.reversed else tuple(torch.cat(rows, 1) for rows in ends))
+    y = y if w_ih is not None else y.unflatten(-1, (G, P))
     return [y, *(torch.cat(s) for s in zip(*last, strict=True))], boundaries
 
 
 def _gradients(ctx: Any, inputs: Any, y: Tensor, boundaries: list[Tensor], by: Any, needs: Any) -> list[Any]:
     """Those of :data:`TENSORS`, as far as they are needed."""
     cell, direction, _ = ctx.layout
-    clip, precision = ctx.options
     steps, G, P = ctx.steps, _groups(inputs[2]), inputs[2].size(-1)
     dy, dh_n, dc_n, _ = by
+    has_c, projects = cell in HAVE_C, inputs[1] is not None
+    if not projects:
+        y, dy = y.flatten(-2), None if dy is None else dy.flatten(-2)
     dx = torch.empty_like(inputs[0]) if needs[0] else None
     norms, wide = None, torch.float32 if y.element_size() == 2 else y.dtype  # what many chunks add up in
     by_group: list[list[Any]] = []
-    wanted = sum(1 << i for i, needed in enumerate(needs) if needed) | 1 << H0 | (cell == "lstm") << C0
+    wanted = sum(1 << i for i, needed in enumerate(needs) if needed) | 1 << H0 | has_c << C0
     wanted |= (ctx.note is not None) << NORMS
     kept = iter(boundaries)
     for g in range(G):
@@ -198,8 +216,7 @@ def _gradients(ctx: Any, inputs: Any, y: Tensor, boundaries: list[Tensor], by: A
             h_in = of.entering(chunk, of.h0, of.state_before(y, chunk, P))
             c_in = of.entering(chunk, of.c0, c)
             found = of.run(chunk, h_in, c_in, True)
-            own_dy = steps.of(dy, chunk.begin, chunk.end)
-            own_dy = None if own_dy is None else own_dy[..., g * P : (g + 1) * P]
+            own_dy = None if dy is None else of.of_group(steps.of(dy, chunk.begin, chunk.end), P)
             # The rows that go on beyond the chunk, in order of processing, have theirs from there.
             beyond = chunk.rows if of.reversed else chunk.rows_after
             ends = [None if d is None else d[g : g + 1] for d in (dh_n, dc_n)]
@@ -209,22 +226,23 @@ def _gradients(ctx: Any, inputs: Any, y: Tensor, boundaries: list[Tensor], by: A
             ]
             results_count = _autograd.results_of(cell)
             layout = (cell, int(of.reversed), steps.batch_first, steps.sizes(chunk))
-            x = steps.of(inputs[0], chunk.begin, chunk.end)
+            x = steps.of(of.x, chunk.begin, chunk.end)
             d = _autograd.op_bptt(
                 own_dy, by_h, by_c, None, x, *of.weights, h_in, c_in, found[0], found[results_count:],
-                *layout, wanted, clip=clip, precision=precision,
+                *layout, wanted, **of.options_of(chunk),
             )  # fmt: skip
             if dx is not None:
                 own_dx = steps.of(dx, chunk.begin, chunk.end)
-                own_dx.copy_(d[0]) if g == 0 else own_dx.add_(d[0])
+                own_dx = own_dx if projects else own_dx[..., g : g + 1, :]
+                own_dx.copy_(d[0]) if g == 0 or not projects else own_dx.add_(d[0])
             for i in range(1, H0):
                 if needs[i]:
                     sums[i] = d[i].to(wide) if sums[i] is None else sums[i].add_(d[i])
             if ctx.note is not None:
                 if norms is None:
-                    norms = d[NORMS].new_empty(*inputs[0].shape[:-1], G)
+                    norms = d[NORMS].new_empty(*y.shape[:-1], G)
                 steps.of(norms, chunk.begin, chunk.end)[..., g] = d[NORMS][..., 0]
-            dh, dc = d[H0], d[C0] if cell == "lstm" else None
+            dh, dc = d[H0], d[C0] if has_c else None
             for rows, s in zip(ended, (dh, dc), strict=True):
                 if of.reversed and s is not None:
                     rows.insert(0, s[:, chunk.rows_after :])  # those that began here

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .reference import GATES
+from .reference import GATES, HAVE_C
 
 
 def _groups(w: Tensor) -> int:
@@ -38,6 +38,9 @@ def _recurrence(
     batch_sizes: Tensor | None = None,
     saves: bool = False,
     stretches: Tensor | None = None,
+    seed: Tensor | None = None,
+    *,
+    noise: Sequence[float] | None = None,
     **options: Any,
 ) -> list[Tensor]:
     G, (K, P) = _groups(w_hh), w_hh.shape[-2:]
@@ -45,12 +48,14 @@ def _recurrence(
     H = K // GATES[cell]
     B = _rows_of_batch(input, h0, batch_first, batch_sizes) if stretches is None else stretches.size(1)
     shapes = [(*lead, G * P) if w_ih is not None else (*lead, G, P), (G, B, P)]
-    if cell == "lstm":
+    if cell in HAVE_C:
         shapes += [(G, B, H)] + [(*lead, G, K), (*lead, G, H)] * saves
-    if cell == "gru":
+    elif cell == "gru" or any((noise or ())[seed is None :]):  # without a seed nothing is dropped
         shapes += [(*lead, G, K)] * saves
-    if saves and (cell == "gru" or w_hr is not None):
+    if saves and (cell in ("gru", "layer_norm_lstm") or w_hr is not None):
         shapes += [(*lead, G, H)]
+    if saves and cell == "layer_norm_lstm":
+        shapes += [(*lead, G, K), (*lead, G, 2)]
     return [input.new_empty(shape) for shape in shapes]
 
 
@@ -96,6 +101,7 @@ def _recurrence_bptt(
     batch_sizes: Tensor | None,
     needs: int,
     stretches: Tensor | None = None,
+    seed: Tensor | None = None,
     **options: Any,
 ) -> list[Tensor]:
     G, (K, P) = _groups(w_hh), w_hh.shape[-2:]
@@ -104,11 +110,12 @@ def _recurrence_bptt(
     if needs & 192:
         B = _rows_of_batch(y, h0, batch_first, batch_sizes) if stretches is None else stretches.size(1)
     lead = y.shape[:-1] if w_ih is not None else y.shape[:-2]
-    gates = (*lead, G, K)
-    bias = (K,) if G == 1 else (G, K)
+    gates, norm = (*lead, G, K), cell == "layer_norm_lstm"
+    bias = (K + 2 * H * norm,) if G == 1 else (G, K + 2 * H * norm)
     given = [None if w is None else w.shape for w in (w_ih, w_hh, w_hr)]
     shapes = [gates if w_ih is None or input is None else input.shape, *given, bias, bias, (G, B, P)]
-    shapes += [(G, B, H) if cell == "lstm" else None, gates, (*lead, G, H) if cell == "gru" else None, gates[:-1]]
+    inner = gates if norm else (*lead, G, H) if cell == "gru" else None
+    shapes += [(G, B, H) if cell in HAVE_C else None, gates, inner, gates[:-1]]
     norms = torch.float64 if y.dtype == torch.float64 else torch.float32
     dtypes = [y.dtype] * (len(shapes) - 1) + [norms]
     return [

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from . import modules
+from .modules.options import Options
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -41,7 +42,12 @@ def convert(model: Model, *, report: Callable[[str], Any] | None = print) -> Mod
 
 
 def revert(model: Model, *, report: Callable[[str], Any] | None = print) -> Model:
-    """Undoes :func:`convert`: every rnnfast layer in `model` becomes torch's again, in place."""
+    """Undoes :func:`convert`: every rnnfast layer in `model` becomes torch's again, in place.
+
+    Raises:
+        ValueError: for a layer with an option that torch's layer does not have and without which results differ;
+            nothing is changed then.
+    """
     return _swap(model, PLAIN, report)
 
 
@@ -51,6 +57,9 @@ def _swap(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
     say = report or (lambda line: None)
+    for path, module in model.named_modules():
+        if type(module) in swaps and isinstance(module, Options):
+            module._like_torchs(f"{path or 'the model itself'}: {_called(swaps[type(module)])}")
     changed = False
     for path, module in model.named_modules():
         name = path or "(the model itself)"

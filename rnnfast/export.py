@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from . import _autograd, _library, reference
+from ._noise import Rates
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
@@ -47,7 +48,9 @@ def _recurrence(
     batch_sizes: Tensor | None = None,
     saves: bool = False,
     stretches: Tensor | None = None,
+    seed: Tensor | None = None,
     *,
+    noise: Rates | None = None,
     clip: float | None = None,
     **options: Any,
 ) -> list[Tensor]:
@@ -64,7 +67,8 @@ def _recurrence(
         )
         raise NotImplementedError(f"steps: got {got}, expected a fixed number of steps of a padded sequence")
     tensors = (input, w_ih, w_hh, w_hr, b_ih, b_hh, h0, c0)
-    return list(reference.layer(*tensors, cell, direction, batch_first)[: _autograd.results_of(cell)])
+    results = reference.layer(*tensors, cell, direction, batch_first, noise=noise, seed=seed)
+    return list(results[: _autograd.results_of(cell)])
 
 
 __all__ = ["decompositions"]

@@ -68,6 +68,8 @@ def _recurrence(
     batch_sizes: Any = None,
     saves: bool = False,
     stretches: Any = None,
+    seed: Any = None,
+    noise: Any = None,
     clip: float | None = None,
     precision: str | None = None,
 ) -> Any:
@@ -79,6 +81,7 @@ def _recurrence(
         "batch_sizes": batch_sizes is not None or stretches is not None,
         "w_ih": w_ih is None,
         "saves": saves,
+        "noise": noise is not None,
     }
     if any(refused.values()):
         name = next(name for name, is_so in refused.items() if is_so)
@@ -87,6 +90,7 @@ def _recurrence(
                 "w_hr": "w_hr: got an LSTM with a projection, which ONNX's LSTM does not have",
                 "batch_sizes": "batch_sizes: got a packed sequence, expected a padded one for ONNX",
                 "w_ih": "w_ih: got a recurrence over projected inputs, expected a layer for ONNX",
+                "noise": "noise: got recurrent dropout or zoneout, which ONNX's layers do not have",
                 "saves": "saves: got every step's cell state, which ONNX's LSTM does not return",
             }[name]
         )

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from . import _autograd, _library, reference, sequences
+from ._noise import Rates
 from ._torch import (
     apply,
     below_autograd,
@@ -54,6 +55,8 @@ def recurrence(
     note: Callable[[Tensor], None] | None = None,
     every: int | None = None,
     stretches: Tensor | None = None,
+    noise: Rates | None = None,
+    seed: Tensor | None = None,
 ) -> Any:
     """A layer of any cell, differentiable.
 
@@ -66,31 +69,42 @@ def recurrence(
         y and h_n; of an LSTM also c_n, and with `states` all c, (T, B, G, H) and so on.
     """
     args = (input, w_ih, w_hh, w_hr, b_ih, b_hh, h0, c0, cell, direction, batch_first, batch_sizes)
-    if not _library.serves(input) or in_forward_mode(args):
+    if not _library.serves(input, cell) or in_forward_mode(args):
         norms = None if note is None or transformed() else _room_for_norms(input, w_ih, w_hh)
         if note is not None and norms is not None:
             note(norms)  # the backward pass fills it
-        return reference.layer(*args, clip, norms, stretches=stretches)[: _autograd.results_of(cell) + states]
+        return _by_reference(args, states, norms, stretches, noise, seed, clip)
     precision = _library.precision(input.device, input.dtype) if input.is_cuda else None
-    options: dict[str, Any] = {} if clip is None and precision is None else dict(clip=clip, precision=precision)
-    if stretches is not None:
-        options["stretches"] = stretches
+    options: dict[str, Any] = {}
+    if not (clip is None and precision is None and stretches is None and noise is None):
+        options = dict(stretches=stretches, seed=seed, noise=noise, clip=clip, precision=precision)
     recorded = torch.is_grad_enabled() and _autograd.is_recorded(w_hh, input, w_ih, b_ih, b_hh, h0, c0, w_hr)
     if not is_dynamo_compiling() and transformed():
+        # Samples are rows to the operators, but have the same noise, or seeds of their own.
+        if seed is not None or cell == "layer_norm_lstm":
+            return _by_reference(args, states, None, stretches, noise, seed, clip)
         results = _in_given_dtypes(*args, states, **options)
     elif is_compiling() or (recorded and is_traced_by_jit() is not None):
         if note is not None and torch.compiler.is_compiling():
-            results = _apply_outside_graph(*args, states, stretches, clip, precision, note)
+            results = _apply_outside_graph(*args, states, options, note)
         else:
             results = _autograd.op(*args, states, **options)
     elif recorded and every is not None and not states and input.numel() > 0:
-        results = apply(_checkpoint.Checkpointed, *args, clip, precision, note, every)
+        results = apply(_checkpoint.Checkpointed, *args, options, note, every)
     elif recorded:
-        results = apply(_autograd.Recurrence, *args, states, stretches, clip, precision, note)
+        results = apply(_autograd.Recurrence, *args, states, options, note)
     else:
         with below_autograd():
             results = _autograd.op(*args, states, **options)
     return [*results[:3], results[4]] if states else results
+
+
+def _by_reference(
+    args: Any, states: bool, norms: Any, stretches: Any, noise: Any, seed: Any, clip: float | None
+) -> tuple[Tensor, ...]:
+    """In plain torch."""
+    options: dict[str, Any] = dict(clip=clip, norms=norms, stretches=stretches, noise=noise, seed=seed)
+    return reference.layer(*args, **options)[: _autograd.results_of(args[8]) + states]
 
 
 def cell(

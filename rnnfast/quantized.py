@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from . import _library
 from .modules import GRU, LSTM, RNN
 from .modules._common import autocast_dtype
+from .modules.options import Options
 from .reference import GATES
 
 LARGEST = 127
@@ -69,6 +70,8 @@ class _Quantized:
 
     def __init__(self: Any, layer: Any) -> None:
         nn.Module.__init__(self)
+        if isinstance(layer, Options):
+            layer._like_torchs("a layer with weights of 8 bits")
         wrong = [
             f"{name}: got {p.dtype} on {p.device}"
             for name, p in layer.named_parameters()

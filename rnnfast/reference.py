@@ -7,39 +7,52 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
+from ._noise import Noise, Rates
 from ._torch import apply, is_within_a_kernel, without_autocast
 from .sequences import Layout, is_reversed, packing
 
-Clipped = Callable[[Tensor], Tensor]  # the same value; its gradient, all told, is clipped
+
+def _same(value: Tensor) -> Tensor:
+    return value
 
 
-def _elman_tanh(clipped: Clipped, x: Tensor, hh: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+class Around(NamedTuple):
+    """What a step does besides its arithmetic."""
+
+    clipped: Callable[[Tensor], Tensor] = _same  # its gradient, all told, is clipped
+    dropped: Callable[[Tensor], Tensor] = _same
+    seen: Callable[[Tensor], Tensor] = _same  # what tanh is taken of, for an LSTM's c
+    zoned_c: Callable[[Tensor, Tensor], Tensor] = lambda candidate, before: candidate
+
+
+def _elman_tanh(around: Around, x: Tensor, hh: Tensor, h: Tensor) -> tuple[Tensor, ...]:
     """h_t = tanh(x_t + hh), hh = W_hh h_{t-1} + b_hh (Elman 1990)."""
-    return (torch.tanh(x + hh),)
+    return (around.dropped(torch.tanh(x + hh)),)
 
 
-def _elman_relu(clipped: Clipped, x: Tensor, hh: Tensor, h: Tensor) -> tuple[Tensor, ...]:
-    return (torch.relu(x + hh),)
+def _elman_relu(around: Around, x: Tensor, hh: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+    return (around.dropped(torch.relu(x + hh)),)
 
 
-def _lstm(clipped: Clipped, x: Tensor, hh: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+def _lstm(around: Around, x: Tensor, hh: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
     """c_t = f c_{t-1} + i g, h_t = o tanh(c_t) (Hochreiter and Schmidhuber 1997; Gers et al. 2000)."""
     i, f, g, o = (x + hh).chunk(4, -1)
-    c = clipped(torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g))
-    return torch.sigmoid(o) * torch.tanh(c), c
+    candidate = torch.sigmoid(f) * c + torch.sigmoid(i) * around.dropped(torch.tanh(g))
+    candidate = around.clipped(candidate)
+    return torch.sigmoid(o) * torch.tanh(around.seen(candidate)), around.zoned_c(candidate, c)
 
 
-def _gru(clipped: Clipped, x: Tensor, hh: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+def _gru(around: Around, x: Tensor, hh: Tensor, h: Tensor) -> tuple[Tensor, ...]:
     """h_t = (1 - z) n + z h_{t-1}, n = tanh(x_n + r hh_n) (Cho et al. 2014, in torch's form)."""
     (x_r, x_z, x_n), (h_r, h_z, h_n) = x.chunk(3, -1), hh.chunk(3, -1)
-    n = torch.tanh(x_n + torch.sigmoid(x_r + h_r) * h_n)
+    n = around.dropped(torch.tanh(x_n + torch.sigmoid(x_r + h_r) * h_n))
     return (n + torch.sigmoid(x_z + h_z) * (h - n),)
 
 
@@ -73,13 +86,31 @@ def _bounded(state: Tensor, clip: float | None, norms: Tensor | None = None) -> 
 
 
 # How many gates a unit has.
-GATES = {"elman_tanh": 1, "elman_relu": 1, "lstm": 4, "gru": 3}
+GATES = {"elman_tanh": 1, "elman_relu": 1, "lstm": 4, "gru": 3, "layer_norm_lstm": 4}
+HAVE_C = ("lstm", "layer_norm_lstm")  # cells with a c besides h
 STEPS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "elman_tanh": _elman_tanh,
     "elman_relu": _elman_relu,
     "lstm": _lstm,
+    "layer_norm_lstm": _lstm,
     "gru": _gru,
 }
+
+
+class _Normalisation:
+    """That of a layer-normalised LSTM (Ba, Kiros and Hinton, arXiv:1607.06450, equations 20 to 22).
+
+    Args: vector: gains of W_hh h, (K), gains and biases of c, (H).
+    """
+
+    def __init__(self, vector: Tensor, H: int) -> None:
+        self.gain, self.gain_c, self.bias_c = vector.split([len(vector) - 2 * H, H, H])
+
+    def of_gates(self, hh: Tensor) -> Tensor:
+        return F.layer_norm(hh, hh.shape[-1:], self.gain)
+
+    def of_c(self, c: Tensor) -> Tensor:
+        return F.layer_norm(c, c.shape[-1:], self.gain_c, self.bias_c)
 
 
 def recurrence(
@@ -96,20 +127,23 @@ def recurrence(
     clip: float | None = None,
     norms: Tensor | None = None,
     inner: Tensor | None = None,
+    noise: Rates | None = None,
+    seed: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """All h and each row's last; of an LSTM, further each row's last c and all c.
 
     Args:
-        gates: (T, B, G, K) and so on, W_ih x + b_ih; w_hh: (G, K, P); w_hr: (G, P, H); bias: b_hh, (G, K);
-            h0: (G, B, P); c0: (G, B, H). The others: as in ``csrc/ops.cpp``; clip and norms, which is filled, are
-            BPTT's. inner: (T, B, G, H), added to a GRU's W_hn h + b_hn.
+        gates: (T, B, G, K) and so on, W_ih x + b_ih; w_hh: (G, K, P); w_hr: (G, P, H); bias: b_hh, (G, K), of a
+            layer-normalised LSTM gains and biases, (G, K + 2 H); h0: (G, B, P); c0: (G, B, H). The others: as in
+            ``csrc/ops.cpp``; clip and norms, which is filled, are BPTT's. inner: (T, B, G, H), added to a GRU's
+            W_hn h + b_hn. noise, seed: likewise.
     """
     dtype, bounded = gates.dtype, clip is not None or norms is not None
-    step = partial(STEPS[cell], partial(_bounded, clip=clip) if bounded else lambda state: state)
+    H = w_hh.size(-2) // GATES[cell]
     layout = Layout(batch_first, batch_sizes)
     w, b, w_r = _widened(w_hh), _widened(bias), _widened(w_hr)
     xs, inners = layout.steps(gates), None if inner is None else layout.steps(inner)
-    widths = (w_hh.size(-1), w_hh.size(-2) // GATES[cell]) if cell == "lstm" else (w_hh.size(-1),)
+    widths = (w_hh.size(-1), H) if cell in HAVE_C else (w_hh.size(-1),)
     results: list[list[list[Tensor]]] = [[[] for _ in xs] for _ in widths]  # by state, step and group
     last: list[list[Tensor]] = [[] for _ in widths]
     for g in range(w_hh.size(0)):
@@ -118,14 +152,27 @@ def recurrence(
             for given, width in zip((h0, c0), widths, strict=False)
         ]
         state = [_widened(s) for s in state]
+        noisy = None if noise is None else Noise(noise, seed, g)
+        factor = None if noisy is None else noisy.factor(xs[0].size(0), H, state[0])
+        norm = _Normalisation(b[g], H) if cell == "layer_norm_lstm" else None
         for t in _order(len(xs), is_reversed(g, direction)):
             n = xs[t].size(0)  # rows beyond n have ended, or in reverse have not begun
             hh = state[0][:n] @ w[g].T
-            hh = hh if b is None else hh + b[g]
+            if norm is not None:
+                hh = norm.of_gates(hh)
+            elif b is not None:
+                hh = hh + b[g]
             if inners is not None:
                 hh = hh + F.pad(inners[t][:, g], (hh.size(1) - inners[t].size(2), 0))
-            new = step(xs[t][:, g], hh, *(s[:n] for s in state))
+            around = Around(partial(_bounded, clip=clip) if bounded else _same)
+            if noisy is not None:
+                dropped = _same if factor is None else partial(torch.mul, factor[:n])
+                around = around._replace(dropped=dropped, zoned_c=partial(noisy.zoned, 1, step=t))
+            if norm is not None:
+                around = around._replace(seen=norm.of_c)
+            new = STEPS[cell](around, xs[t][:, g], hh, *(s[:n] for s in state))
             h = new[0] if w_r is None else new[0] @ w_r[g].T
+            h = h if noisy is None else noisy.zoned(0, h, state[0][:n], t)
             new = (_widened(h.to(dtype)), *new[1:])
             if bounded:
                 noted = None if norms is None else layout.steps(norms)[t][:, g]
@@ -150,16 +197,15 @@ def layer(
     b_hh: Tensor | None,
     *args: Any,
     added: Tensor | None = None,
-    inner: Tensor | None = None,
     stretches: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, ...]:
     """What the operator of the same arguments returns without `saves`; of an LSTM, always with all c.
 
-    Args: as in ``csrc/ops.cpp``, then those of :func:`recurrence`; added: to W_ih x + b_ih; stretches: likewise.
+    Args: as in ``csrc/ops.cpp``; added: to W_ih x + b_ih; options: those of :func:`recurrence`.
     """
     if stretches is not None:
-        arrays = (input, added, inner)
+        arrays = (input, added, options.pop("inner", None))
         return _packed_layer(arrays, (w_ih, w_hh, w_hr, b_ih, b_hh), args, stretches, options)
     w_hh, w_hr = [w.unsqueeze(0) if w is not None and w.dim() == 2 else w for w in (w_hh, w_hr)]
     gate_shape = w_hh.shape[:2]
@@ -169,8 +215,8 @@ def layer(
         gates = F.linear(input, w_ih, None if b_ih is None else b_ih.flatten()).unflatten(-1, gate_shape)
     if added is not None:
         gates = gates + added
-    options["inner"] = inner
-    y, *others = recurrence(gates, w_hh, w_hr, None if b_hh is None else b_hh.view(gate_shape), *args, **options)
+    bias = None if b_hh is None else b_hh.view(len(w_hh), -1)
+    y, *others = recurrence(gates, w_hh, w_hr, bias, *args, **options)
     return (y if w_ih is None else y.flatten(-2), *others)
 
 
@@ -199,7 +245,7 @@ def _packed_layer(
     results = layer(
         x, *weights, h0, c0, cell, direction, False, batch_sizes, *others, added=added, inner=inner, **options
     )
-    of_steps = [r if i not in (1, 2 if cell == "lstm" else 1) else None for i, r in enumerate(results)]
+    of_steps = [r if i not in (1, 2 if cell in HAVE_C else 1) else None for i, r in enumerate(results)]
     return tuple(
         r if own is None else moved(own, inverse, lead).unflatten(-1, own.shape[1:])
         for r, own in zip(results, of_steps, strict=True)

@@ -5,6 +5,7 @@
 //   kBackward     true where steps are taken against the direction of the forward pass
 //   kOperands     what the matrices read: buffers that the schedule keeps for each row of the batch
 //   kCarries      values that a row hands from phase to phase and from step to step, besides the operands
+//   kNoisyCarries the same where there is noise
 //   Phases        what happens at each step, in order
 //
 // and a phase is one matrix or none, followed by pointwise arithmetic of each unit:
@@ -38,11 +39,15 @@
 //   leave(end, v)               for a row that leaves after this step, writes its value in `end`
 //   Value vector(i, part)       a parameter of the unit; zero if absent
 //   Value store(stream, v)      writes v and returns it as rounded to the stream's dtype
+//   Value load_row(stream, part), store_row(stream, v, part)  one value for all units of the row
 //   put(operand, v, part)       what later matrices shall see
 //   Value carry(i) / keep(i, v) reads, writes a carried value; zero when a row enters the sequence
 //   add(i, v) / sum(i)          adds to the row's statistic; reads, in later phases, its sum over all units
 //   record(v)                   for the norm, over all units, of the row at this step (Recurrence::norms)
 //   Value clipped(v)            v within the recurrence's bounds (Recurrence::clip)
+//   kNoisy                      whether there is noise (Recurrence::noise); only then there are:
+//   Value dropout()             what a candidate is multiplied with, for all steps of a row
+//   Kept<Value> kept()          the shares of h and c that stay what they were, at this step
 //   Scalar units()              how many units the phase has; At::Scalar is the type of constants, too
 //   Value tanh(v), sigmoid(v), sqrt(v)  elementary functions
 //
@@ -73,19 +78,21 @@ struct Ahead {
 struct ForwardPlaces {
   // kGates: W_ih x, (K); where it is absent, kInput is x, (I). kActivations, kC, kInner: what BPTT needs,
   // absent if it will not come: the gates after their nonlinearities, the cell state, and what is neither (a
-  // cell says what).
-  enum Streams { kGates, kY, kActivations, kC, kInner, kInput };
+  // cell says what). kNormal, kScales: of a layer-normalised cell W_hh h, and a row's two scales, likewise.
+  enum Streams { kGates, kY, kActivations, kC, kInner, kInput, kNormal, kScales };
   enum Ends { kH0, kHN, kC0, kCN };
   enum Matrices { kWhh, kWhr, kWih };
   enum Vectors { kBias };
   static constexpr Ahead kProjection{kGates, kInput, kWih};
 };
 struct AdjointPlaces {
-  // kDGates: of the loss for W_ih x. kDInner: for W_hh h where that differs. kDh: for each state, all told.
-  enum Streams { kDy, kY, kDGates, kActivations, kC, kInner, kDc, kDInner, kDh };
+  // kDGates: of the loss for W_ih x. kDInner: for W_hh h where that differs. kDh: for what a state is W_hr
+  // times, all told; of a layer-normalised cell for what tanh is taken of.
+  enum Streams { kDy, kY, kDGates, kActivations, kC, kInner, kDc, kDInner, kDh, kNormal, kScales };
   // kDh0: what reaches h_0 other than through W_hh.
   enum Ends { kDhN, kDcN, kH0, kC0, kDh0, kDc0 };
   enum Matrices { kWhh, kWhr };
+  enum Vectors { kBias };
 };
 
 // Defaults that most phases share.
@@ -98,11 +105,54 @@ struct Phase {
 template <class... P>
 struct PhaseList {};
 
+// Shares of the state before that a state keeps.
+template <class Value>
+struct Kept {
+  Value h, c;
+};
+
+// Recurrent dropout, of candidates for the state, with one mask for all steps (Semeniuta, Severyn and Barth,
+// "Recurrent dropout without memory loss", arXiv:1603.05118). Its own adjoint.
+template <class At, bool kNoisy = At::kNoisy>
+struct Dropout {
+  RNNFAST_INLINE explicit Dropout(const At& at) : factor(at.dropout()) {}
+  RNNFAST_INLINE typename At::Value operator()(typename At::Value candidate) const {
+    return candidate * factor;
+  }
+  typename At::Value factor;
+};
+template <class At>
+struct Dropout<At, false> {
+  RNNFAST_INLINE explicit Dropout(const At&) {}
+  RNNFAST_INLINE typename At::Value operator()(typename At::Value candidate) const { return candidate; }
+};
+
+// Zoneout: of a state some units stay what they were (Krueger et al., arXiv:1606.01305).
+template <class V>
+RNNFAST_INLINE V zoned(V candidate, V before, V kept) {
+  return candidate + kept * (before - candidate);
+}
+
 // The gradient of the loss for h_t, all told: recorded as it comes, and clipped.
 template <class At, class V>
 RNNFAST_INLINE V bounded(At& at, V dh) {
   at.record(dh);
   return at.clipped(dh);
+}
+
+// The gradient of the loss for h_t's candidate, given all that h_t's gradient has but what it handed on to
+// itself: a share that zoneout keeps goes to the step before, in a carry.
+template <int kCarry, class At, class V>
+RNNFAST_INLINE V candidate_gradient(At& at, V dh) {
+  if constexpr (At::kNoisy) {
+    dh = bounded(at, dh + at.carry(kCarry));
+    const V handed_on = at.kept().h * dh;
+    at.keep(kCarry, handed_on);
+    at.leave(AdjointPlaces::kDh0, handed_on);
+    return dh - handed_on;
+  } else {
+    return bounded(at, dh);
+  }
 }
 
 }  // namespace rnnfast

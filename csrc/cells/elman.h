@@ -35,14 +35,19 @@ struct Elman {
   struct Forward : ForwardPlaces {
     static constexpr bool kBackward = false;
     static constexpr Operand kOperands[] = {{0, 1, kH0}};
-    static constexpr int kCarries = 0;
+    static constexpr int kCarries = 0, kNoisyCarries = 0;
 
     struct Step : Phase {
       static constexpr Ahead kAhead = kProjection;
       template <class At>
       static RNNFAST_INLINE void run(At& at) {
         const auto pre = at.matrix(0) + at.load(kGates) + at.vector(kBias);
-        const auto h = at.store(kY, Nonlinearity::apply(at, pre));
+        auto f = Nonlinearity::apply(at, pre);
+        if constexpr (At::kNoisy) {
+          at.store(kActivations, f);
+          f = zoned(Dropout<At>(at)(f), at.previous(kY) + at.entry(kH0), at.kept().h);
+        }
+        const auto h = at.store(kY, f);
         at.put(0, h);
         at.leave(kHN, h);
       }
@@ -53,14 +58,15 @@ struct Elman {
   struct Adjoint : AdjointPlaces {
     static constexpr bool kBackward = true;
     static constexpr Operand kOperands[] = {{0}};
-    static constexpr int kCarries = 0;
+    static constexpr int kCarries = 0, kNoisyCarries = 1;
 
     struct Step : Phase {
       static constexpr bool kTransposed = true, kRecords = true;
       template <class At>
       static RNNFAST_INLINE void run(At& at) {
-        const auto dh = bounded(at, at.matrix(0) + at.load(kDy) + at.entry(kDhN));
-        const auto dgates = Nonlinearity::adjoint(dh, at.load(kY));
+        const auto dh = candidate_gradient<0>(at, at.matrix(0) + at.load(kDy) + at.entry(kDhN));
+        const auto dgates =
+            Nonlinearity::adjoint(Dropout<At>(at)(dh), at.load(At::kNoisy ? kActivations : kY));
         at.store(kDGates, dgates);
         at.put(0, dgates);
       }

@@ -2,7 +2,9 @@
 //   i, f, o = sigmoid(W_ih x_t + W_hh h_{t-1} + b),  g = tanh(likewise),  in the order i f g o
 //   c_t = f c_{t-1} + i g,   m_t = o tanh(c_t),
 //   h_t = m_t, or W_hr m_t with projection (Sak et al. 2014).
-// c is carried in the dtype that values are computed in, and rounded to that of the arrays only to be saved.
+// With noise g is dropped, and both c_t and h_t are zoned; m_t is that of c_t's candidate, as Krueger et al.
+// have it. c is carried in the dtype that values are computed in, and rounded to that of the arrays only to
+// be saved.
 #pragma once
 
 #include "cell.h"
@@ -21,7 +23,16 @@ struct Lstm {
     };
     const auto i = at.sigmoid(pre(kI)), f = at.sigmoid(pre(kF)), g = at.tanh(pre(kG)),
                o = at.sigmoid(pre(kO));
-    const auto c = f * (at.carry(0) + at.entry(P::kC0)) + i * g;
+    return o * at.tanh(cell_state(at, i, f, g, o));
+  }
+
+  // From gates to c_t, of which it returns the candidate.
+  template <class At, class V>
+  static RNNFAST_INLINE V cell_state(At& at, V i, V f, V g, V o) {
+    using P = ForwardPlaces;
+    const auto before = at.carry(0) + at.entry(P::kC0), candidate = f * before + i * Dropout<At>(at)(g);
+    auto c = candidate;
+    if constexpr (At::kNoisy) c = zoned(candidate, before, at.kept().c);
     at.keep(0, c);
     at.leave(P::kCN, c);
     at.store(P::kC, c);
@@ -29,7 +40,7 @@ struct Lstm {
     at.store(P::kActivations, f, kF);
     at.store(P::kActivations, g, kG);
     at.store(P::kActivations, o, kO);
-    return o * at.tanh(c);
+    return candidate;
   }
 
   // Its adjoint: from dm_t to dgates_t, which are also put for W_hh.
@@ -38,25 +49,44 @@ struct Lstm {
     using P = AdjointPlaces;
     const auto i = at.load(P::kActivations, kI), f = at.load(P::kActivations, kF),
                g = at.load(P::kActivations, kG), o = at.load(P::kActivations, kO);
-    const auto before = at.following(P::kC) + at.exit(P::kC0), tanh_c = at.tanh(at.load(P::kC));
-    const auto dc =
-        at.clipped(at.carry(0) + at.entry(P::kDcN) + at.load(P::kDc) + dm * o * (1 - tanh_c * tanh_c));
+    const auto before = at.following(P::kC) + at.exit(P::kC0);
+    auto candidate = at.load(P::kC);
+    if constexpr (At::kNoisy) candidate = f * before + i * Dropout<At>(at)(g);
+    const auto tanh_c = at.tanh(candidate);
     const auto emit = [&](int gate, V d) {
       at.store(P::kDGates, d, gate);
       at.put(0, d, gate);
     };
-    emit(kI, dc * g * i * (1 - i));
-    emit(kF, dc * before * f * (1 - f));
-    emit(kG, dc * i * (1 - g * g));
+    state_adjoint(at, i, f, g, before, dm * o * (1 - tanh_c * tanh_c), emit);
     emit(kO, dm * tanh_c * o * (1 - o));
-    at.keep(0, dc * f);
-    at.leave(P::kDc0, dc * f);
+  }
+
+  // Of cell_state: emits the gradients for what i, f and g are functions of, given that which reaches c_t's
+  // candidate by m_t.
+  template <class At, class V, class Emit>
+  static RNNFAST_INLINE void state_adjoint(At& at, V i, V f, V g, V before, V by_m, const Emit& emit) {
+    using P = AdjointPlaces;
+    const Dropout<At> dropped(at);
+    // For c_t, but for what comes by m_t, then for its candidate, all told.
+    auto dc = at.carry(0) + at.entry(P::kDcN) + at.load(P::kDc);
+    auto handed_on = V{};
+    if constexpr (At::kNoisy) {
+      handed_on = at.kept().c * dc;
+      dc = dc - handed_on;
+    }
+    dc = at.clipped(dc + by_m);
+    handed_on = handed_on + dc * f;
+    emit(kI, dc * dropped(g) * i * (1 - i));
+    emit(kF, dc * before * f * (1 - f));
+    emit(kG, dropped(dc * i) * (1 - g * g));
+    at.keep(0, handed_on);
+    at.leave(P::kDc0, handed_on);
   }
 
   struct Forward : ForwardPlaces {
     static constexpr bool kBackward = false;
     static constexpr Operand kOperands[] = {{0, 1, kH0}};
-    static constexpr int kCarries = 1;
+    static constexpr int kCarries = 1, kNoisyCarries = 1;
 
     struct Step : Phase {
       static constexpr int kColumns = 4;
@@ -64,7 +94,9 @@ struct Lstm {
       static constexpr Ahead kAhead = kProjection;
       template <class At>
       static RNNFAST_INLINE void run(At& at) {
-        const auto h = at.store(kY, step(at));
+        auto m = step(at);
+        if constexpr (At::kNoisy) m = zoned(m, at.previous(kY) + at.entry(kH0), at.kept().h);
+        const auto h = at.store(kY, m);
         at.put(0, h);
         at.leave(kHN, h);
       }
@@ -75,13 +107,13 @@ struct Lstm {
   struct Adjoint : AdjointPlaces {
     static constexpr bool kBackward = true;
     static constexpr Operand kOperands[] = {{0, 4}};
-    static constexpr int kCarries = 1;
+    static constexpr int kCarries = 1, kNoisyCarries = 2;
 
     struct Step : Phase {
       static constexpr bool kTransposed = true, kRecords = true;
       template <class At>
       static RNNFAST_INLINE void run(At& at) {
-        adjoint(at, bounded(at, at.matrix(0) + at.load(kDy) + at.entry(kDhN)));
+        adjoint(at, candidate_gradient<1>(at, at.matrix(0) + at.load(kDy) + at.entry(kDhN)));
       }
     };
     using Phases = PhaseList<Step>;
@@ -93,7 +125,7 @@ struct ProjectedLstm {
   struct Forward : ForwardPlaces {
     static constexpr bool kBackward = false;
     static constexpr Operand kOperands[] = {{1, 1, kH0}, {0}};
-    static constexpr int kCarries = 1;
+    static constexpr int kCarries = 1, kNoisyCarries = 1;
 
     struct Step : Phase {
       static constexpr int kColumns = 4;
@@ -109,7 +141,9 @@ struct ProjectedLstm {
       static constexpr bool kSameStep = true;
       template <class At>
       static RNNFAST_INLINE void run(At& at) {
-        const auto h = at.store(kY, at.matrix(0));
+        auto candidate = at.matrix(0);
+        if constexpr (At::kNoisy) candidate = zoned(candidate, at.previous(kY) + at.entry(kH0), at.kept().h);
+        const auto h = at.store(kY, candidate);
         at.put(0, h);
         at.leave(kHN, h);
       }
@@ -120,14 +154,15 @@ struct ProjectedLstm {
   struct Adjoint : AdjointPlaces {
     static constexpr bool kBackward = true;
     static constexpr Operand kOperands[] = {{0, 4}, {1}};
-    static constexpr int kCarries = 1;
+    static constexpr int kCarries = 1, kNoisyCarries = 2;
 
     struct State : Phase {
       static constexpr int kUnits = 1;
       static constexpr bool kTransposed = true, kRecords = true;
       template <class At>
       static RNNFAST_INLINE void run(At& at) {
-        at.put(1, at.store(kDh, bounded(at, at.matrix(0) + at.load(kDy) + at.entry(kDhN))));
+        const auto dh = candidate_gradient<1>(at, at.matrix(0) + at.load(kDy) + at.entry(kDhN));
+        at.put(1, at.store(kDh, dh));
       }
     };
     struct Step : Phase {

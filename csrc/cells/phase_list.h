@@ -35,6 +35,11 @@ inline const End* initial_of(const Recurrence& r, const Operand& operand) {
   return operand.initial >= 0 && r.ends[operand.initial].data ? &r.ends[operand.initial] : nullptr;
 }
 
+template <class Pass>
+int carries_of(const Recurrence& r) {
+  return r.noise.any() ? Pass::kNoisyCarries : Pass::kCarries;
+}
+
 // Whether a phase multiplies rows that enter: by what they bring, or by what was put at this step.
 template <class Pass, class Phase>
 bool multiplies_entering(const Recurrence& r) {

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "../cells/cell.h"
+#include "noise.h"
 #include "packing.h"
 #include "vec_math.h"
 
@@ -33,7 +34,7 @@ struct Rows {
   const Recurrence* recurrence;
   int64_t group, row_begin, row_end;
 
-  int64_t step;  // counted in order of processing
+  int64_t step, time;  // counted in order of processing, and in time
 
   // The first `streams` streams at this step, at the step before and at the step after in processing order.
   int streams;
@@ -65,7 +66,7 @@ struct Rows {
   int64_t rows() const { return row_end - row_begin; }
 };
 
-template <class Phase, class S, bool kWhole>
+template <class Phase, class S, bool kWhole, bool kNoise>
 class Accessor {
   using C = Compute<S>;
   static constexpr int VL = kLanes<S>;
@@ -73,6 +74,7 @@ class Accessor {
  public:
   using Value = Vec<C>;
   using Scalar = C;
+  static constexpr bool kNoisy = kNoise;
 
   // `lanes` units from `unit` on, of batch row `row`; `matrix`: the phase's result for them, by gates, and
   // `ahead`: what was computed ahead, if anything. `squares`: where those of what is recorded are added.
@@ -128,6 +130,17 @@ class Accessor {
     return rounded<S>(v);
   }
 
+  Value load_row(int stream, int part) const {
+    const S* p = rows_.now[stream];
+    return p ? broadcast<S>(to_float(p[stream_row_ * rows_.recurrence->streams[stream].row + part]))
+             : Value{};
+  }
+
+  void store_row(int stream, Value v, int part) {
+    S* p = rows_.now[stream];
+    if (p && unit_ == 0) rnnfast::store(p + stream_row_ * rows_.recurrence->streams[stream].row + part, v, 1);
+  }
+
   void put(int operand, Value v, int part = 0) {
     write_units(rows_.operands[operand][1] + own_row_ * rows_.operand_stride[operand] + part * units_ + unit_,
                 v);
@@ -149,6 +162,11 @@ class Accessor {
     const Value most = broadcast<S>(static_cast<C>(rows_.recurrence->clip));
     v = v > most ? most : v;
     return v < -most ? -most : v;
+  }
+
+  Value dropout() const { return dropout_factor<S>(rows_.recurrence->noise, unit_, row_, rows_.group); }
+  Kept<Value> kept() const {
+    return kept_shares<S>(rows_.recurrence->noise, unit_, row_, rows_.time, rows_.group);
   }
 
   Value sum(int i) const { return broadcast<S>(rows_.sums[i][own_row_]); }

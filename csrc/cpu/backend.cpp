@@ -9,20 +9,33 @@
 namespace rnnfast::backend {
 namespace {
 
-// The sums of columns of rows that lie `stride` apart, in double, since a plain sum of many rows is less
-// exact than torch's.
+// Values of rows that lie `stride` apart, and products of such.
 template <class S>
-void sum_columns(const S* data, int64_t rows, int64_t stride, int64_t width, S* sum) {
+struct Summands {
+  const S* data;
+  int64_t stride;
+
+  double operator()(int64_t row, int64_t column) const { return to_float(data[row * stride + column]); }
+};
+template <class S>
+struct Products {
+  Summands<S> a, b;
+
+  double operator()(int64_t row, int64_t column) const { return a(row, column) * b(row, column); }
+};
+
+// Sums by columns, in double, since a plain sum of many rows is less exact than torch's.
+template <class S, class Value>
+void sum_columns(const Value& value, int64_t rows, int64_t width, S* sum) {
   constexpr int64_t kBlock = 64;
   const auto sum_block = [&](int64_t first) {
     const int64_t columns = std::min(kBlock, width - first);
-    const S* row = data + first;
     double sums[kBlock] = {};
-    for (int64_t i = 0; i < rows; ++i, row += stride) {
+    for (int64_t i = 0; i < rows; ++i) {
       if (columns == kBlock) {
-        for (int j = 0; j < kBlock; ++j) sums[j] += to_float(row[j]);
+        for (int j = 0; j < kBlock; ++j) sums[j] += value(i, first + j);
       } else {
-        for (int64_t j = 0; j < columns; ++j) sums[j] += to_float(row[j]);
+        for (int64_t j = 0; j < columns; ++j) sums[j] += value(i, first + j);
       }
     }
     for (int64_t j = 0; j < columns; ++j)
@@ -42,6 +55,11 @@ void sum_columns(const S* data, int64_t rows, int64_t stride, int64_t width, S* 
   seconds < 5e-5 ? some(1) : with_workers(5e-6 + seconds, some);
 }
 
+template <class S>
+Summands<S> summands(const Tensor& rows, int64_t first) {
+  return {static_cast<const S*>(rows.data_ptr()) + first, rows.stride(0)};
+}
+
 }  // namespace
 
 void product_to(Tensor& to, const Tensor& a, const Tensor& b) { rnnfast::product_to(to, a, b); }
@@ -50,8 +68,15 @@ void add_product(Tensor& to, const Tensor& a, const Tensor& b) { rnnfast::add_pr
 void sum_rows(const Tensor& rows, int64_t first, Tensor& to) {
   with_storage_type(dtype_of(to, "sums"), [&](auto type) {
     using S = decltype(type);
-    sum_columns<S>(static_cast<const S*>(rows.data_ptr()) + first, rows.size(0), rows.stride(0), to.size(0),
-                   static_cast<S*>(to.data_ptr()));
+    sum_columns(summands<S>(rows, first), rows.size(0), to.size(0), static_cast<S*>(to.data_ptr()));
+  });
+}
+
+void sum_products(const Tensor& rows, int64_t first, const Tensor& others, int64_t others_first, Tensor& to) {
+  with_storage_type(dtype_of(to, "sums"), [&](auto type) {
+    using S = decltype(type);
+    const Products<S> products{summands<S>(rows, first), summands<S>(others, others_first)};
+    sum_columns(products, rows.size(0), to.size(0), static_cast<S*>(to.data_ptr()));
   });
 }
 

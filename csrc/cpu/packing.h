@@ -13,7 +13,7 @@
 
 namespace rnnfast {
 
-constexpr int kMaxOperands = 3, kMaxCarries = 3, kMaxStatistics = 2;
+constexpr int kMaxOperands = 3, kMaxCarries = 6, kMaxStatistics = 2;
 
 // How the units of a phase fall into panels.
 template <class Phase, class S>

@@ -24,6 +24,7 @@ class PairAccessor {
  public:
   using Value = Pair<typename At::Value>;
   using Scalar = typename At::Scalar;
+  static constexpr bool kNoisy = At::kNoisy;
 
   PairAccessor(At& first, At& second) : first_(first), second_(second) {}
 
@@ -42,6 +43,11 @@ class PairAccessor {
   }
   void put(int operand, Value v, int part = 0) {
     first_.put(operand, v.first, part), second_.put(operand, v.second, part);
+  }
+  Value dropout() const { return {first_.dropout(), second_.dropout()}; }
+  Kept<Value> kept() const {
+    const auto a = first_.kept(), b = second_.kept();
+    return {{a.h, b.h}, {a.c, b.c}};
   }
   Value carry(int i) const { return {first_.carry(i), second_.carry(i)}; }
   void keep(int i, Value v) { first_.keep(i, v.first), second_.keep(i, v.second); }

@@ -8,16 +8,16 @@
 namespace rnnfast {
 
 // The cell's arithmetic for a spot, a vector of units of a row, or for two.
-template <class Phase, class S, bool kWhole, class Spot>
+template <class Phase, class S, bool kWhole, bool kNoisy, class Spot>
 RNNFAST_INLINE void run_cell_at(const Rows<S>& w, int64_t units, const Spot& one, const Spot& other) {
   const auto at = [&](const Spot& s) {
-    return Accessor<Phase, S, kWhole>(w, s.matrix, s.ahead, s.squares, s.row, units, s.unit, s.panel,
-                                      s.lanes);
+    return Accessor<Phase, S, kWhole, kNoisy>(w, s.matrix, s.ahead, s.squares, s.row, units, s.unit, s.panel,
+                                              s.lanes);
   };
   auto first = at(one);
   if constexpr (Phase::kPairs) {
     auto second = at(other);
-    PairAccessor<Accessor<Phase, S, kWhole>> pair(first, second);
+    PairAccessor<Accessor<Phase, S, kWhole, kNoisy>> pair(first, second);
     Phase::run(pair);
   } else {
     Phase::run(first);
@@ -32,7 +32,7 @@ constexpr int panels_together(int64_t rows) {
 
 // Rows begin .. end-1 of a phase, as many as a register tile has, of one panel, or one row of several: the
 // matrix (where `multiplied`), then the cell's arithmetic.
-template <class Phase, class S>
+template <class Phase, class S, bool kNoisy>
 void tile(const Rows<S>& w, const Weights<Phase, S>& weights, int64_t panel, int panels, int64_t begin,
           int64_t end, bool multiplied) {
   using P = Panels<Phase, S>;
@@ -80,9 +80,9 @@ void tile(const Rows<S>& w, const Weights<Phase, S>& weights, int64_t panel, int
   // would depend on how rows are shared out.
   const auto run = [&](const Spot& one, const Spot& other) {
     if (one.lanes == VL) {
-      run_cell_at<Phase, S, true>(w, units, one, other);
+      run_cell_at<Phase, S, true, kNoisy>(w, units, one, other);
     } else if (one.lanes > 0) {
-      run_cell_at<Phase, S, false>(w, units, one, other);
+      run_cell_at<Phase, S, false, kNoisy>(w, units, one, other);
     }
   };
   for (int n = 0; n < tiles; n += 1 + Phase::kPairs) {
@@ -146,6 +146,7 @@ void run_phase(Rows<S>& w, Weights<Phase, S> weights, int64_t panel_begin, int64
   // Panels outermost: a panel stays in cache while all rows pass by it. Every other step takes them in
   // reverse, so that what is left in cache of a matrix larger than it is what comes next.
   const int together = panels_together<Phase>(w.end - w.row_begin);
+  const auto tile_of_rows = r.noise.any() ? tile<Phase, S, true> : tile<Phase, S, false>;
   for (int64_t i = panel_begin; i < panel_end; i += together) {
     const int panels = static_cast<int>(std::min<int64_t>(together, panel_end - i));
     const int64_t panel = w.step % 2 ? panel_begin + panel_end - i - panels : i;
@@ -153,8 +154,8 @@ void run_phase(Rows<S>& w, Weights<Phase, S> weights, int64_t panel_begin, int64
       // Of about the same height, rather than a thin one at the end.
       constexpr int64_t unit = 1 + Phase::kPairs;
       even_parts(ceil_div(last - first, unit), weights.rows_at_once() / unit, [&](int64_t from, int64_t to) {
-        tile<Phase>(w, weights, panel, panels, first + from * unit, std::min(first + to * unit, last),
-                    multiplied);
+        tile_of_rows(w, weights, panel, panels, first + from * unit, std::min(first + to * unit, last),
+                     multiplied);
       });
     };
     tiles(w.row_begin, w.entering, Phase::kColumns > 0);
@@ -178,7 +179,7 @@ void go_to_step(Rows<S>& w, int64_t step) {
   const int64_t before = descending ? t + 1 : t - 1, after = descending ? t - 1 : t + 1;
   const bool first = step == 0, last = step == r.T - 1;
 
-  w.step = step;
+  w.step = step, w.time = t;
   if (w.chunk.results) w.chunk.now = w.chunk.place[t] - w.chunk.place[chunk_of(w, step, descending).first];
   w.end = active_end(t);
   w.entering = first ? w.row_begin : std::min(w.end, active_end(before));
@@ -203,7 +204,7 @@ template <class Pass, class S>
 void prepare_rows(const Rows<S>& w, int64_t begin, int64_t end) {
   using C = Compute<S>;
   const Recurrence& r = *w.recurrence;
-  for (int c = 0; c < Pass::kCarries; ++c) {
+  for (int c = 0; c < carries_of<Pass>(r); ++c) {
     C* carries = w.carries[c] - w.row_begin * w.carry_stride;
     std::fill(carries + begin * w.carry_stride, carries + end * w.carry_stride, C{});
   }

@@ -5,6 +5,7 @@
 #endif
 
 #include <cstdlib>
+#include <numeric>
 #include <thread>
 
 #include "../cells/cell.h"
@@ -56,6 +57,8 @@ Plan run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const Plan& pla
   switch (cell) {
     case Cell::lstm:
       return run_lstm(r, pass, dtype, plan);
+    case Cell::layer_norm_lstm:
+      return run_layer_norm_lstm(r, pass, dtype, plan);
     case Cell::gru:
       return run_gru(r, pass, dtype, plan);
     case Cell::elman_tanh:
@@ -78,7 +81,11 @@ void with_workers(double expected, const std::function<void(int)>& work) {
 void backend::plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const Tensor&, bool) {
   Problem problem;
   problem.cell = cell, problem.pass = pass, problem.dtype = dtype, problem.isa = kIsa;
-  problem.T = r.T, problem.B = r.B, problem.H = r.units[0], problem.P = r.units[1], problem.G = r.G;
+  // Rows that are active, on average: a step takes as long as it has such.
+  problem.T = r.T;
+  problem.B =
+      r.counts && r.T > 0 ? ceil_div(std::accumulate(r.counts, r.counts + r.T, int64_t{0}), r.T) : r.B;
+  problem.H = r.units[0], problem.P = r.units[1], problem.G = r.G;
   problem.int8 = r.matrices[0].scales;
   if (pass == Pass::forward) {
     problem.I = r.matrices[ForwardPlaces::kWih].columns;

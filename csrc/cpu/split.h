@@ -54,7 +54,7 @@ class Split {
   using Phases = typename Pass::Phases;
   static constexpr int kPhases = count_phases(Phases{}), kStatistics = most_statistics(Phases{});
   static_assert(sizeof(S) <= sizeof(C));
-  static_assert(std::size(Pass::kOperands) <= kMaxOperands && Pass::kCarries <= kMaxCarries);
+  static_assert(std::size(Pass::kOperands) <= kMaxOperands && Pass::kNoisyCarries <= kMaxCarries);
 
  public:
   // workers: a multiple of `crew`. in_place: matrices are read as they lie, where their phase can.
@@ -146,7 +146,7 @@ class Split {
       ++i;
     }
     w.carry_stride = padded<S>(*std::max_element(r_.units, r_.units + kMaxUnitSets));
-    for (int c = 0; c < Pass::kCarries; ++c) w.carries[c] = carver.take(rows * w.carry_stride);
+    for (int c = 0; c < carries_of<Pass>(r_); ++c) w.carries[c] = carver.take(rows * w.carry_stride);
 
     for_each_phase(Phases{}, [&](auto phase, int) {
       using Phase = decltype(phase);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../cells/cell.h"
+#include "../philox.h"
 #include "../recurrence.h"
 #include "values.cuh"
 
@@ -95,9 +96,12 @@ class Accessor {
  public:
   using Value = C;
   using Scalar = C;
+  static constexpr bool kNoisy = Own::kNoisy;
 
   // Own is what the schedule keeps for a unit of a row:
   //
+  //   kNoisy                      whether there is noise
+  //   time()                      the step in time; where there is noise
   //   kRemembers                  whether it has what was stored at the step before
   //   matrix(gate)                the result of the phase's matrix
   //   put(operand, v, unit, part) hands v to matrices
@@ -192,12 +196,40 @@ class Accessor {
     return v < -most ? -most : v;
   }
 
+  __device__ __forceinline__ C dropout() const {
+    const Noise& noise = r_.noise;
+    if (!noise.seed || noise.dropout <= 0) return C(1);
+    return random(kAllSteps).first < threshold(noise.dropout) ? C(0)
+                                                              : static_cast<C>(1 / (1 - noise.dropout));
+  }
+
+  __device__ __forceinline__ Kept<C> kept() const {
+    const Noise& noise = r_.noise;
+    if (!noise.seed) return {static_cast<C>(noise.zoneout_h), static_cast<C>(noise.zoneout_c)};
+    const Bits bits = random(static_cast<uint32_t>(own_.time() + noise.seed[1]));
+    return {C(bits.first < threshold(noise.zoneout_h)), C(bits.second < threshold(noise.zoneout_c))};
+  }
+
   __device__ __forceinline__ Scalar units() const { return static_cast<Scalar>(units_); }
   __device__ __forceinline__ static C tanh(C v) { return tanh_of(v); }
   __device__ __forceinline__ static C sigmoid(C v) { return sigmoid_of(v); }
   __device__ __forceinline__ static C sqrt(C v) { return ::sqrt(v); }
 
  private:
+  struct Bits {
+    uint32_t first, second;
+  };
+
+  // The upper 24 bits of two random words (philox.h).
+  __device__ __forceinline__ Bits random(uint32_t step) const {
+    const uint64_t key = static_cast<uint64_t>(r_.noise.seed[0]);
+    uint64_t c[4] = {static_cast<uint32_t>(unit_), static_cast<uint32_t>(first_row_ + row_), step,
+                     static_cast<uint32_t>(group_)};
+    philox(c, static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32),
+           [](uint64_t a, uint32_t m) { return static_cast<uint64_t>(static_cast<uint32_t>(a)) * m; });
+    return {static_cast<uint32_t>(c[0]) >> 8, static_cast<uint32_t>(c[1]) >> 8};
+  }
+
   // Cells read in the same order at each step, so a count tells which value is which; it is known to the
   // compiler, and fetched values are in registers.
   template <class Read>

@@ -58,6 +58,14 @@ void sum_rows(const Tensor& rows, int64_t first, Tensor& to) {
   torch::stable::sum_out(to, columns_of(rows, first, to.size(0)), std::vector<int64_t>{0});
 }
 
+void sum_products(const Tensor& rows, int64_t first, const Tensor& others, int64_t others_first, Tensor& to) {
+  const int64_t width = to.size(0);
+  const Tensor products = empty_contiguous({rows.size(0), width}, rows);
+  cuda::call("aten::mul", "out", columns_of(rows, first, width), columns_of(others, others_first, width),
+             products);
+  torch::stable::sum_out(to, products, std::vector<int64_t>{0});
+}
+
 void add_columns(const Columns& a, const Columns& b, Tensor& to, int64_t first, int64_t width) {
   Tensor out = columns_of(to, first, width);
   if (a.of && b.of) {

@@ -23,7 +23,7 @@ using OnlyPhase = decltype(phase_at<0>(typename Pass::Phases{}));
 template <class Pass, class S, class Product>
 struct CtaOwn {
   using C = Compute<S>;
-  static constexpr bool kRemembers = true;
+  static constexpr bool kRemembers = true, kNoisy = false;
 
   const C* results;
   typename Product::Operand* target;  // of the row

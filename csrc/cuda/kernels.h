@@ -26,7 +26,7 @@ struct PassInfo {
   } operand[2];
 };
 
-PassInfo pass_info(Cell cell, Pass pass, bool projected);
+PassInfo pass_info(Cell cell, Pass pass, bool projected, bool noisy);
 
 // Arrays that a stepwise run works in. Rows lie one behind the other, groups too: (G, B, width). Operands are
 // in the dtype of the arrays, all else in the one that is computed with (float32; float64 for float64).

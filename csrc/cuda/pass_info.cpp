@@ -9,9 +9,9 @@ namespace rnnfast::cuda {
 namespace {
 
 template <class Pass>
-PassInfo info_of() {
+PassInfo info_of(bool noisy) {
   PassInfo info;
-  info.carries = Pass::kCarries;
+  info.carries = noisy ? Pass::kNoisyCarries : Pass::kCarries;
   for (const Operand& operand : Pass::kOperands)
     info.operand[info.operands++] = {operand.units, operand.parts};
   for_each_phase(typename Pass::Phases{}, [&](auto phase, int) {
@@ -23,23 +23,25 @@ PassInfo info_of() {
 }
 
 template <class Cell>
-PassInfo info_of_cell(Pass pass) {
-  return pass == Pass::forward ? info_of<typename Cell::Forward>() : info_of<typename Cell::Adjoint>();
+PassInfo info_of_cell(Pass pass, bool noisy) {
+  return pass == Pass::forward ? info_of<typename Cell::Forward>(noisy)
+                               : info_of<typename Cell::Adjoint>(noisy);
 }
 
 }  // namespace
 
-PassInfo pass_info(Cell cell, Pass pass, bool projected) {
+PassInfo pass_info(Cell cell, Pass pass, bool projected, bool noisy) {
   switch (cell) {
     case Cell::lstm:
-      return projected ? info_of_cell<ProjectedLstm>(pass) : info_of_cell<Lstm>(pass);
+      return projected ? info_of_cell<ProjectedLstm>(pass, noisy) : info_of_cell<Lstm>(pass, noisy);
     case Cell::gru:
-      return info_of_cell<Gru>(pass);
+      return info_of_cell<Gru>(pass, noisy);
+    case Cell::layer_norm_lstm:
     case Cell::elman_tanh:
     case Cell::elman_relu:
       break;
   }
-  return info_of_cell<Elman<Tanh>>(pass);
+  return info_of_cell<Elman<Tanh>>(pass, noisy);
 }
 
 }  // namespace rnnfast::cuda

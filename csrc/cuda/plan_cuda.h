@@ -26,6 +26,7 @@ struct CudaProblem : Problem {
   // Packed sequences in a CUDA graph: cta kernels would read batch sizes that are copied outside of it.
   bool captured_packed = false;
   int64_t row_stride = 0;  // elements between rows of the batch, at most: cta kernels count them in 32 bits
+  bool noisy = false;      // Recurrence::noise
   std::optional<CudaSchedule> wish;
   std::optional<int> wish_rows;  // of a block of threads; what cannot be had is not taken
 };

@@ -174,6 +174,7 @@ CudaPlan plan_for(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, bool t
   for (const Stream& s : r.streams) problem.row_stride = std::max(problem.row_stride, s.row);
   // What is computed ahead may have the rows of a sequence one behind the other.
   problem.row_stride = std::max(problem.row_stride, r.T * r.G * r.matrices[ForwardPlaces::kWih].rows);
+  problem.noisy = r.noise.any();
   problem.wish = wish, problem.wish_rows = wish_rows;
   return plan_cuda(problem);
 }
@@ -186,6 +187,7 @@ cudaError_t run_planned(const Run& run, Cell cell, Pass pass, Dtype dtype, const
                  : cuda::run_lstm(run, pass, dtype, plan);
     case Cell::gru:
       return cuda::run_gru(run, pass, dtype, plan);
+    case Cell::layer_norm_lstm:
     case Cell::elman_tanh:
     case Cell::elman_relu:
       break;
@@ -197,6 +199,7 @@ cudaError_t run_planned(const Run& run, Cell cell, Pass pass, Dtype dtype, const
 
 void backend::plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const Tensor& like,
                            bool tf32) {
+  require(cell != Cell::layer_norm_lstm, "cell: layer_norm_lstm has no kernels on this device");
   require(!r.origins, "stretches: expected none on this device, where batches are packed instead");
   if (r.T == 0 || r.B == 0 || r.G == 0 || r.units[0] == 0) return;
   const int32_t device = device_index_of(like);
@@ -212,7 +215,7 @@ void backend::plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtyp
   std::optional<Squares> squares;
   if (r.norms.data) run.computed = squares.emplace(r, dtype, like).stream();
   std::vector<Tensor> sizes;
-  const PassInfo info = cuda::pass_info(cell, pass, r.units[1] > 0);
+  const PassInfo info = cuda::pass_info(cell, pass, r.units[1] > 0, r.noise.any());
   std::optional<StepwiseArrays> arrays;
   if (plan.schedule == CudaSchedule::stepwise) {
     run.workspace = arrays.emplace(r, info, dtype, like).workspace();

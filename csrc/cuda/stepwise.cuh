@@ -21,15 +21,16 @@ struct StepArguments {
   bool multiplies_entering;  // whether rows that enter have a result of the matrix
 };
 
-template <class Phase, class S>
+template <class Phase, class S, bool kNoise>
 struct StepwiseOwn {
   using C = Compute<S>;
-  static constexpr bool kRemembers = false;
+  static constexpr bool kRemembers = false, kNoisy = kNoise;
 
   const StepArguments& a;
   int64_t row;  // of all groups
   int64_t unit, units;
   bool multiplied;
+  int64_t step_in_time;
 
   __device__ __forceinline__ C matrix(int gate) const {
     if (!multiplied) return C(0);
@@ -43,6 +44,7 @@ struct StepwiseOwn {
   __device__ __forceinline__ C& carried(int i) const {
     return static_cast<C*>(a.carries[i])[row * units + unit];
   }
+  __device__ __forceinline__ int64_t time() const { return step_in_time; }
   __device__ __forceinline__ C remembered(int) const { return C(0); }
   __device__ __forceinline__ void remember(int, C) const {}
 };
@@ -51,7 +53,7 @@ constexpr int kStepThreads = 256;
 
 // A thread for each (group, row, unit). Four blocks of 256 leave a thread 64 registers, which none exceeds;
 // left to itself ptxas aims at 48 on sm_80, and spills.
-template <class Phase, class S>
+template <class Phase, class S, bool kNoisy>
 __global__ void __launch_bounds__(kStepThreads, 4) step_kernel(const __grid_constant__ StepArguments a) {
   static_assert(Phase::kStatistics == 0, "no cell with statistics runs on a GPU yet");
   const Recurrence& r = a.recurrence;
@@ -62,10 +64,10 @@ __global__ void __launch_bounds__(kStepThreads, 4) step_kernel(const __grid_cons
   const Step& step = a.steps[group % 2];
   if (row >= step.end) return;
   const bool multiplied = Phase::kColumns > 0 && (row < step.entering || a.multiplies_entering);
-  StepwiseOwn<Phase, S> own{a, group * r.B + row, unit, units, multiplied};
+  using Own = StepwiseOwn<Phase, S, kNoisy>;
+  Own own{a, group * r.B + row, unit, units, multiplied, step.t[Step::kNow]};
   const Window<int64_t> window(r, a.computed, step, group, 0, sizeof(S), sizeof(Compute<S>));
-  Accessor<Phase, S, StepwiseOwn<Phase, S>, int64_t, Reads::direct> at(r, window, group, 0, row, unit, own,
-                                                                       nullptr);
+  Accessor<Phase, S, Own, int64_t, Reads::direct> at(r, window, group, 0, row, unit, own, nullptr);
   Phase::run(at);
 }
 
@@ -97,7 +99,7 @@ class Stepwise {
   cudaError_t go() {
     int i = 0;
     for (const Operand& operand : Pass::kOperands) prepare(operand, i++);
-    for (int c = 0; c < Pass::kCarries && ok(); ++c)
+    for (int c = 0; c < carries_of<Pass>(r_) && ok(); ++c)
       error_ = cudaMemsetAsync(run_.workspace.carries[c], 0, r_.G * r_.B * r_.units[0] * sizeof(Compute<S>),
                                run_.stream);
     for (int64_t step = 0; step < r_.T && ok(); ++step)
@@ -139,9 +141,10 @@ class Stepwise {
     if (Phase::kColumns > 0 && (step > 0 || a.multiplies_entering))
       run_.multiply(index, Phase::kSameStep ? put_at_this_step : 1 - put_at_this_step, a.rows);
     a.results = run_.workspace.results[index];
-    for (int c = 0; c < Pass::kCarries; ++c) a.carries[c] = run_.workspace.carries[c];
-    error_ = launch(step_kernel<Phase, S>, blocks_for(r_.G * a.rows * r_.units[Phase::kUnits]), kStepThreads,
-                    0, run_.stream, a);
+    for (int c = 0; c < carries_of<Pass>(r_); ++c) a.carries[c] = run_.workspace.carries[c];
+    const auto kernel = r_.noise.any() ? step_kernel<Phase, S, true> : step_kernel<Phase, S, false>;
+    error_ =
+        launch(kernel, blocks_for(r_.G * a.rows * r_.units[Phase::kUnits]), kStepThreads, 0, run_.stream, a);
   }
 
   const Run& run_;

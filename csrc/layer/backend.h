@@ -17,6 +17,9 @@ void add_product(Tensor& to, const Tensor& a, const Tensor& b);
 // The sums over all rows of as many columns as the 1-D `to` has, from `first` on.
 void sum_rows(const Tensor& rows, int64_t first, Tensor& to);
 
+// The same of the products with as many columns of others, from others_first on.
+void sum_products(const Tensor& rows, int64_t first, const Tensor& others, int64_t others_first, Tensor& to);
+
 // Columns first .. of a 2-D array with contiguous rows.
 struct Columns {
   const Tensor* of = nullptr;

@@ -32,6 +32,26 @@ inline OptionalTensor with_groups_if_given(const OptionalTensor& t) {
   return t ? OptionalTensor(with_groups(*t)) : t;
 }
 
+// rates: as csrc/ops.cpp has them.
+inline Noise noise_of(const std::optional<std::vector<double>>& rates, const OptionalTensor& seed,
+                      const Tensor& like) {
+  require(rates || !seed, "seed: got one without noise, expected both");
+  if (!rates) return {};
+  require(rates->size() == 3, "noise: got ", rates->size(), " values, expected 3");
+  Noise noise{(*rates)[0], (*rates)[1], (*rates)[2]};
+  require(noise.dropout >= 0 && noise.dropout < 1, "noise: got a dropout of ", noise.dropout,
+          ", expected 0 <= p < 1");
+  for (const double p : {noise.zoneout_h, noise.zoneout_c})
+    require(p >= 0 && p <= 1, "noise: got a zoneout of ", p, ", expected 0 <= p <= 1");
+  if (!seed) noise.dropout = 0;
+  if (!seed) return noise;
+  require(seed->scalar_type() == torch::headeronly::ScalarType::Long && seed->dim() == 1 &&
+              seed->size(0) == 2 && seed->is_contiguous() && same_device(*seed, like),
+          "seed: expected a dense int64 tensor (2,) on the device of the input");
+  noise.seed = static_cast<const int64_t*>(seed->data_ptr());
+  return noise;
+}
+
 // A cell and its sizes; P is H without a projection.
 struct Sizes {
   explicit Sizes(const std::string& cell_name) : cell(cell_named(cell_name)) {}
@@ -54,8 +74,19 @@ struct LayerWeights : Sizes {
               gates(cell));
     G = w_hh.size(0), K = w_hh.size(1), H = K / gates(cell);
     projected = w_hr.has_value(), P = projected ? w_hh.size(2) : H;
-    require(!w_hr || cell == Cell::lstm, "w_hr: only an LSTM has a projection");
+    require(!w_hr || cell == Cell::lstm,
+            "w_hr: only an LSTM has a projection, one without layer normalisation");
     if (w_hr) check("w_hr", *w_hr, {G, P, H}, w_hh);
+  }
+
+  // What units have besides weights: biases, (G, K), of a layer-normalised cell gains and biases, (G, K + 2
+  // H).
+  OptionalTensor vector(const OptionalTensor& b_ih, const OptionalTensor& b_hh) const {
+    if (cell != Cell::layer_norm_lstm) return joint_bias(b_ih, b_hh, cell, G, H);
+    require(!b_ih && b_hh && b_hh->numel() == G * (K + 2 * H), "b_ih, b_hh: a layer-normalised LSTM has ",
+            G * (K + 2 * H), " gains and biases, which are b_hh");
+    check("b_hh", *b_hh, shape_of(*b_hh), w_hh);
+    return reshaped(dense(*b_hh), {G, K + 2 * H});
   }
 
   // Whether there is one w_hh for each group of an array, of its dtype.
@@ -91,6 +122,7 @@ class Arrays {
     require(most > 0, "clip: got ", most, ", expected a positive number");
     recurrence_.clip = most;
   }
+  void noise(const Noise& noise) { recurrence_.noise = noise; }
   // norms: (T, B, G) and so on, of the dtype that values are computed in.
   void norms(const Tensor& norms) {
     Shape shape = shape_of(norms), strides(norms.strides().begin(), norms.strides().end());
@@ -116,7 +148,7 @@ inline void keep_initial(const OptionalTensor& initial, Tensor& last) {
 // What a forward pass writes; absent: not wanted.
 struct States {
   Tensor y;  // may be the gates themselves where they are as wide
-  OptionalTensor h_n = {}, c_n = {}, activations = {}, c = {}, inner = {};
+  OptionalTensor h_n = {}, c_n = {}, activations = {}, c = {}, inner = {}, normal = {}, scales = {};
 };
 
 // Input as a recurrence takes it: by groups, x with w_ih (G, K, I), or W_ih x.
@@ -125,6 +157,7 @@ struct Input {
   Input(const Tensor& input, const OptionalTensor& w_ih_given, const LayerWeights& w)
       : rows(with_dense_rows(input)) {
     if (!w_ih_given) return;
+    require(w.cell != Cell::layer_norm_lstm, "w_ih: got one, expected none of a layer-normalised LSTM");
     check_projection(input, *w_ih_given, w.G * w.K);
     rows = for_groups(rows, w.G);
     w_ih = w_ih_by_groups(*w_ih_given, w.G);
@@ -142,7 +175,7 @@ struct Input {
 // The tensors that are read are checked here.
 inline void run_forward(const Layout& layout, const Sizes& w, const Matrices& matrices, const Tensor& rows,
                         const OptionalTensor& bias, const OptionalTensor& h0, const OptionalTensor& c0,
-                        States& to, bool tf32) {
+                        States& to, bool tf32, const Noise& noise = {}) {
   using Places = ForwardPlaces;
   const Dtype dtype = dtype_of(rows, "input");
   const bool projects = matrices[Places::kWih].data;
@@ -150,7 +183,7 @@ inline void run_forward(const Layout& layout, const Sizes& w, const Matrices& ma
   if (bias) check("bias", *bias, shape_of(*bias), rows);  // its dtype: joint_bias gave it its shape
   const OptionalTensor h = checked("h0", h0, {layout.G, layout.B, w.P}, rows),
                        c = checked("c0", c0, {layout.G, layout.B, w.H}, rows);
-  require(!c0 || w.cell == Cell::lstm, "c0: only an LSTM has a cell state");
+  require(!c0 || has_c(w.cell), "c0: only an LSTM has a cell state");
 
   Arrays arrays(layout, w, matrices);
   arrays.stream(projects ? Places::kInput : Places::kGates, rows);
@@ -158,11 +191,14 @@ inline void run_forward(const Layout& layout, const Sizes& w, const Matrices& ma
   arrays.stream(Places::kActivations, to.activations);
   arrays.stream(Places::kC, to.c);
   arrays.stream(Places::kInner, to.inner);
+  arrays.stream(Places::kNormal, to.normal);
+  arrays.stream(Places::kScales, to.scales);
   arrays.vector(Places::kBias, bias);
   arrays.end(Places::kH0, h);
   arrays.end(Places::kHN, to.h_n);
   arrays.end(Places::kC0, c);
   arrays.end(Places::kCN, to.c_n);
+  arrays.noise(noise);
   backend::plan_and_run(arrays.recurrence(), w.cell, Pass::forward, dtype, rows, tf32);
   if (layout.T == 0) {
     if (to.h_n) keep_initial(h, *to.h_n);

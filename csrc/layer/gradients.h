@@ -48,7 +48,8 @@ class LayerGradients {
       of_w_hh_ = {{rows_, K_, K_}};
     } else {
       const int64_t H = bptt.dinner->size(bptt.dinner->dim() - 1);
-      of_w_hh_ = {{rows_, K_, K_ - H}, {flat(*bptt.dinner), H, H}};
+      of_w_hh_ = {{flat(*bptt.dinner), H, H}};
+      if (H < K_) of_w_hh_.insert(of_w_hh_.begin(), {rows_, K_, K_ - H});
     }
   }
 
@@ -72,6 +73,24 @@ class LayerGradients {
     if (!hh) return {sums, none()};
     if (bptt_.dinner) return {ih ? sums : none(), sums_of(of_w_hh_)};
     return {ih ? torch::stable::clone(sums) : none(), sums};
+  }
+
+  // Of a layer-normalised cell's gains and biases, given what was normalised: by gates, and c.
+  Tensor gains(const Tensor& by_gates, const Tensor& c) const {
+    if (!(needs_ & kBias_hh)) return none();
+    const int64_t H = c.size(c.dim() - 1), width = K_ + 2 * H;
+    const Tensor normal = flat(dense(by_gates)), normal_c = flat(dense(c)), dh = flat(*bptt_.dh);
+    Tensor sums = empty_contiguous(G_ == 1 ? Shape{width} : Shape{G_, width}, rows_);
+    for (int64_t g = 0; g < G_; ++g) {
+      const auto of = [&](int64_t first, int64_t count) {
+        return view_of(sums, {count}, {1}, g * width + first);
+      };
+      Tensor gain = of(0, K_), gain_c = of(K_, H), bias_c = of(K_ + H, H);
+      backend::sum_products(rows_, g * K_, normal, g * K_, gain);
+      backend::sum_products(dh, g * H, normal_c, g * H, gain_c);
+      backend::sum_rows(dh, g * H, bias_c);
+    }
+    return sums;
   }
 
   // dW_hh = sum over t of dgates_t h_{t-1}^T: a product for each group, and one for its initial state.

@@ -20,28 +20,32 @@ std::vector<Tensor> recurrence(const Tensor& input, const OptionalTensor& w_ih, 
                                const OptionalTensor& b_hh, const OptionalTensor& h0, const OptionalTensor& c0,
                                const std::string& cell, int64_t direction, bool batch_first,
                                const OptionalTensor& batch_sizes, bool saves, const OptionalTensor& stretches,
+                               const OptionalTensor& seed, const std::optional<std::vector<double>>& noise,
                                const std::optional<double>& /*clip*/,
                                const std::optional<std::string>& precision) {
   const LayerWeights w(cell, w_hh, w_hr);
-  const OptionalTensor bias = joint_bias(b_ih, b_hh, w.cell, w.G, w.H);
+  const OptionalTensor bias = w.vector(b_ih, b_hh);
   const Input from(stretches ? dense(input) : input, w_ih, w);
   const Layout layout(from.rows, "input", direction, batch_first, batch_sizes, stretches);
 
-  const bool lstm = w.cell == Cell::lstm, gru = w.cell == Cell::gru;
+  const bool lstm = has_c(w.cell), gru = w.cell == Cell::gru, normalised = w.cell == Cell::layer_norm_lstm;
   const auto array = [&](int64_t width) { return empty_contiguous(layout.shape(width), input); };
   const auto state = [&](int64_t width) { return empty_contiguous({layout.G, layout.B, width}, input); };
   const auto optional = [](bool wanted, const auto& make, int64_t width) {
     return wanted ? OptionalTensor(make(width)) : std::nullopt;
   };
   States to{array(w.P), state(w.P), optional(lstm, state, w.H)};
-  to.activations = optional(saves && (lstm || gru), array, w.K);
+  const Noise noisy = noise_of(noise, seed, input);
+  to.activations = optional(saves && (lstm || gru || noisy.any()), array, w.K);
   to.c = optional(saves && lstm, array, w.H);
-  to.inner = optional(saves && (gru || w.w_hr), array, w.H);
+  to.inner = optional(saves && (gru || w.w_hr || normalised), array, w.H);
+  to.normal = optional(saves && normalised, array, w.K);
+  to.scales = optional(saves && normalised, array, 2);
   w.check_for(layout, from.rows);
-  run_forward(layout, w, from.with(w.matrices()), from.rows, bias, h0, c0, to, is_tf32(precision));
+  run_forward(layout, w, from.with(w.matrices()), from.rows, bias, h0, c0, to, is_tf32(precision), noisy);
 
   std::vector<Tensor> results{w_ih ? groups_joined(to.y) : to.y, *to.h_n};
-  for (const OptionalTensor* t : {&to.c_n, &to.activations, &to.c, &to.inner})
+  for (const OptionalTensor* t : {&to.c_n, &to.activations, &to.c, &to.inner, &to.normal, &to.scales})
     if (*t) results.push_back(**t);
   return results;
 }
@@ -70,20 +74,25 @@ namespace {
 
 // What recurrence saved, by name.
 struct Saved {
-  Saved(const std::vector<Tensor>& saved, const Layout& layout, const LayerWeights& w, const Tensor& like) {
-    const bool lstm = w.cell == Cell::lstm, gru = w.cell == Cell::gru;
-    const size_t expected = lstm ? 2 + w.w_hr.has_value() : gru ? 2 : 0;
+  Saved(const std::vector<Tensor>& saved, const Layout& layout, const LayerWeights& w, const Tensor& like,
+        bool noisy) {
+    const bool lstm = has_c(w.cell), gru = w.cell == Cell::gru, normalised = w.cell == Cell::layer_norm_lstm;
+    const size_t expected = normalised ? 5 : lstm ? 2 + w.w_hr.has_value() : gru ? 2 : noisy;
     require(saved.size() == expected, "saved: got ", saved.size(), " tensors, expected ", expected);
     const auto take = [&](size_t i, int64_t width) {
       check("saved", saved[i], layout.shape(width), like);
       return with_dense_rows(saved[i]);
     };
-    if (lstm || gru) activations = take(0, w.K);
+    if (expected > 0) activations = take(0, w.K);
     if (lstm) c = take(1, w.H);
-    if (gru || w.w_hr) inner = take(saved.size() - 1, w.H);
+    if (normalised) {
+      inner = take(2, w.H), normal = take(3, w.K), scales = take(4, 2);
+    } else if (gru || w.w_hr) {
+      inner = take(saved.size() - 1, w.H);
+    }
   }
 
-  OptionalTensor activations, c, inner;
+  OptionalTensor activations, c, inner, normal, scales;
 };
 
 // Room for norms of what lies like y, of the dtype that its values are computed in.
@@ -99,10 +108,11 @@ Tensor empty_norms(const Layout& layout, const Tensor& y) {
 std::vector<Tensor> recurrence_bptt(
     const OptionalTensor& dy, const OptionalTensor& dh_n, const OptionalTensor& dc_n,
     const OptionalTensor& dc, const OptionalTensor& input, const OptionalTensor& w_ih, const Tensor& w_hh,
-    const OptionalTensor& w_hr, const OptionalTensor& /*b_ih*/, const OptionalTensor& /*b_hh*/,
+    const OptionalTensor& w_hr, const OptionalTensor& b_ih, const OptionalTensor& b_hh,
     const OptionalTensor& h0, const OptionalTensor& c0, const Tensor& y_given,
     const std::vector<Tensor>& saved_given, const std::string& cell, int64_t direction, bool batch_first,
     const OptionalTensor& batch_sizes, int64_t needs, const OptionalTensor& stretches,
+    const OptionalTensor& seed, const std::optional<std::vector<double>>& noise,
     const std::optional<double>& clip, const std::optional<std::string>& precision) {
   using Places = AdjointPlaces;
   using Gradients = LayerGradients;
@@ -131,8 +141,9 @@ std::vector<Tensor> recurrence_bptt(
     const auto state = [&](int of, const OptionalTensor& d, int64_t width) {
       return needs & of && d ? torch::stable::clone(*d) : zeros(of, {layout.G, layout.B, width});
     };
-    const Shape bias = w.G == 1 ? Shape{w.K} : Shape{w.G, w.K};
-    const Tensor d_c0 = w.cell == Cell::lstm ? state(Gradients::kC0, dc_n, w.H) : zeros(0, {});
+    const int64_t width = w.K + (w.cell == Cell::layer_norm_lstm ? 2 * w.H : 0);
+    const Shape bias = w.G == 1 ? Shape{width} : Shape{w.G, width};
+    const Tensor d_c0 = has_c(w.cell) ? state(Gradients::kC0, dc_n, w.H) : zeros(0, {});
     const Tensor d_inner = zeros(w.cell == Cell::gru ? Gradients::kInner : 0, layout.shape(w.H));
     Shape norms = layout.shape(1);
     norms.pop_back();
@@ -148,7 +159,8 @@ std::vector<Tensor> recurrence_bptt(
             d_inner,
             zeros(Gradients::kNorms, norms)};
   }
-  const Saved saved(saved_given, layout, w, y);
+  const Noise noisy = noise_of(noise, seed, y);
+  const Saved saved(saved_given, layout, w, y, noisy.any());
   const Shape h_shape{layout.G, layout.B, w.P}, c_shape{layout.G, layout.B, w.H};
   const OptionalTensor d_split = dy ? OptionalTensor(by_groups(in_memory(*dy))) : std::nullopt,
                        dc_in_memory = dc ? OptionalTensor(in_memory(*dc)) : std::nullopt;
@@ -160,10 +172,11 @@ std::vector<Tensor> recurrence_bptt(
   const auto array = [&](bool wanted, const Shape& shape) {
     return wanted ? OptionalTensor(empty_contiguous(shape, y)) : std::nullopt;
   };
-  const bool gru = w.cell == Cell::gru, lstm = w.cell == Cell::lstm;
-  const BpttResult result{empty_contiguous(layout.shape(w.K), y), array(gru, layout.shape(w.H)),
-                          array(w.w_hr.has_value(), layout.shape(w.P)),
-                          array(gru && needs & Gradients::kH0, h_shape),
+  const bool gru = w.cell == Cell::gru, lstm = has_c(w.cell), normalised = w.cell == Cell::layer_norm_lstm;
+  const BpttResult result{empty_contiguous(layout.shape(w.K), y),
+                          array(gru || normalised, layout.shape(normalised ? w.K : w.H)),
+                          array(w.w_hr.has_value() || normalised, layout.shape(w.P)),
+                          array((gru || noisy.any()) && needs & Gradients::kH0, h_shape),
                           array(lstm && needs & Gradients::kC0, c_shape)};
   Arrays arrays(layout, w, w.matrices());
   arrays.stream(Places::kDy, d);
@@ -175,6 +188,11 @@ std::vector<Tensor> recurrence_bptt(
   arrays.stream(Places::kDc, d_c);
   arrays.stream(Places::kDInner, result.dinner);
   arrays.stream(Places::kDh, result.dh);
+  arrays.stream(Places::kNormal, saved.normal);
+  arrays.stream(Places::kScales, saved.scales);
+  // Biases have no part in BPTT, gains do.
+  const OptionalTensor gains = normalised ? w.vector(b_ih, b_hh) : std::nullopt;
+  arrays.vector(Places::kBias, gains);
   arrays.end(Places::kDhN, d_h_n);
   arrays.end(Places::kDcN, d_c_n);
   arrays.end(Places::kH0, h);
@@ -182,13 +200,15 @@ std::vector<Tensor> recurrence_bptt(
   arrays.end(Places::kDh0, result.dh0);
   arrays.end(Places::kDc0, result.dc0);
   if (clip) arrays.clip(*clip);
+  arrays.noise(noisy);
   const OptionalTensor norms =
       needs & Gradients::kNorms ? OptionalTensor(empty_norms(layout, y)) : std::nullopt;
   if (norms) arrays.norms(*norms);
   backend::plan_and_run(arrays.recurrence(), w.cell, Pass::bptt, dtype_of(y, "y"), y, is_tf32(precision));
 
   const Gradients of(layout, result, needs);
-  const auto [db_ih, db_hh] = of.biases();
+  const auto [db_ih, db_hh] =
+      normalised ? std::pair(of.none(), of.gains(*saved.normal, *saved.inner)) : of.biases();
   return {of.input(input, w_ih),
           of.w_ih(input),
           of.w_hh(y, h, w_hh),

@@ -10,6 +10,7 @@ std::vector<Tensor> recurrence(const Tensor& input, const OptionalTensor& w_ih, 
                                const OptionalTensor& b_hh, const OptionalTensor& h0, const OptionalTensor& c0,
                                const std::string& cell, int64_t direction, bool batch_first,
                                const OptionalTensor& batch_sizes, bool saves, const OptionalTensor& stretches,
+                               const OptionalTensor& seed, const std::optional<std::vector<double>>& noise,
                                const std::optional<double>& clip,
                                const std::optional<std::string>& precision);
 
@@ -24,6 +25,7 @@ std::vector<Tensor> recurrence_bptt(
     const OptionalTensor& h0, const OptionalTensor& c0, const Tensor& y_given,
     const std::vector<Tensor>& saved_given, const std::string& cell, int64_t direction, bool batch_first,
     const OptionalTensor& batch_sizes, int64_t needs, const OptionalTensor& stretches,
+    const OptionalTensor& seed, const std::optional<std::vector<double>>& noise,
     const std::optional<double>& clip, const std::optional<std::string>& precision);
 
 }  // namespace rnnfast

@@ -12,11 +12,13 @@ from torch.autograd import profiler
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import ops
+from .._noise import draw_seed
 from . import ragged
 from ._common import autocast_dtype, cast, weight, weights
+from .options import Options
 
 
-class RecurrentLayer(torch.nn.RNNBase):
+class RecurrentLayer(Options, torch.nn.RNNBase):
     """A stack of recurrences over a sequence.
 
     Subclasses :class:`torch.nn.RNNBase`, not ``torch.nn.RNN`` and its kin: ``torch.compile(fullgraph=True)``
@@ -24,43 +26,22 @@ class RecurrentLayer(torch.nn.RNNBase):
     torch's.
     """
 
-    bptt_clip: float | None = None
-    recompute: bool = False
-    _checkpoint_every: int | None = None
-    __jit_unused_properties__: ClassVar = ["all_weights", "checkpoint_every"]  # what TorchScript is not to read
+    __jit_unused_properties__: ClassVar = [  # what TorchScript is not to read
+        "all_weights",
+        "checkpoint_every",
+        "recurrent_dropout",
+        "zoneout",
+        "layer_norm",
+    ]
     # Called with each layer's number, its input and how that is laid out; gives what BPTT will call with the norms
     # of dL/dh_t, (T, B, D) and so on (rnnfast.lab.record_gradients).
     _recorder: Any = None
     _takes_stretches = True  # in its _run
     _instead = "instead"  # how torch's message about an input of wrong rank ends
 
-    def _set_options(self, bptt_clip: float | None, recompute: bool, checkpoint_every: int | None) -> None:
-        """Of torch's layers they are none; what is not set stays the class's."""
-        if bptt_clip is not None:
-            if not bptt_clip > 0:
-                raise ValueError(f"bptt_clip: got {bptt_clip}, expected a positive number or None")
-            self.bptt_clip = float(bptt_clip)
-        if checkpoint_every is not None:
-            self.checkpoint_every = checkpoint_every
-        if recompute:
-            self.recompute = True
-
-    @property
-    def checkpoint_every(self) -> int | None:
-        """Steps of a chunk of which only the first state is kept, or None: all is."""
-        return self._checkpoint_every
-
-    @checkpoint_every.setter
-    def checkpoint_every(self, steps: int | None) -> None:
-        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-            raise ValueError(f"checkpoint_every: got {steps}, expected a number of steps or None")
-        self._checkpoint_every = steps
-
     def extra_repr(self) -> str:
         """torch's, and what torch's layers do not have."""
-        options = ("bptt_clip", "recompute", "checkpoint_every")
-        given = [f", {name}={getattr(self, name)}" for name in options if getattr(self, name)]
-        return super().extra_repr() + "".join(given)
+        return super().extra_repr() + self._options_repr()
 
     def __prepare_scriptable__(self) -> Any:
         """What torch.jit.script takes in place of the layer."""
@@ -308,7 +289,11 @@ class RecurrentLayer(torch.nn.RNNBase):
         if self._recorder is not None:
             recorder = self._recorder if batch is None else batch.recording(self._recorder)
             note = recorder(layer, x, self.bidirectional, batch_first, batch_sizes)
-        every = self.checkpoint_every or (sys.maxsize if self.recompute else None)
+        # All that BPTT of an Elman RNN needs are states.
+        recompute = self.recompute and not self.mode.startswith("RNN")
+        every = self.checkpoint_every or (sys.maxsize if recompute else None)
+        noise = self._rates(self.training)
+        seed = draw_seed(x.device) if noise is not None and self.training else None
         options: Any = (
             self._cell,
             direction,
@@ -319,12 +304,20 @@ class RecurrentLayer(torch.nn.RNNBase):
             note,
             every,
             stretches,
+            noise,
+            seed,
         )
         if not profiler._is_profiler_enabled:
-            return ops.recurrence(x, *self._weights(layer, dtype), h0, c0, *options)
+            return self._recurrence(layer, x, self._weights(layer, dtype), h0, c0, options)
         directions = "forward and reverse" if self.bidirectional else "forward"
         with profiler.record_function(f"rnnfast.{type(self).__name__} layer {layer}, {directions}"):
-            return ops.recurrence(x, *self._weights(layer, dtype), h0, c0, *options)
+            return self._recurrence(layer, x, self._weights(layer, dtype), h0, c0, options)
+
+    def _recurrence(
+        self, layer: int, x: Tensor, weights: tuple[Any, Any, Any, Any, Any], h0: Any, c0: Any, options: Any
+    ) -> Any:
+        """A layer with all that it has."""
+        return ops.recurrence(x, *weights, h0, c0, *options)
 
     def _weights(self, layer: int, dtype: torch.dtype | None) -> tuple[Any, Any, Any, Any, Any]:
         """W_ih, W_hh, W_hr, b_ih, b_hh of a layer.

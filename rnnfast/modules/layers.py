@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import ops
+from . import normalised
 from .base import RecurrentLayer
 
 
@@ -35,12 +37,19 @@ class RNN(RecurrentLayer):
             16-bit sums are formed in float32. Anything else runs in plain torch, with one warning.
         bptt_clip: v > 0: at each step of BPTT the gradient of the loss for h_t, all told, is kept between -v and
             v, element by element, before it goes on to the step before; also an attribute. None: it is not.
-        recompute: whether only states are kept for the backward pass, which computes all else once more.
+        recompute: whether only states are kept for the backward pass, which computes all else once more; of an RNN
+            there is nothing else.
         checkpoint_every: k: of every k steps only the state at their beginning is kept, and k steps at a time are
             computed once more: for very long sequences. Both are attributes too. Results stay the same, but for
             two things: between chunks an LSTM's c and the gradients of states are rounded to 16 bits, where arrays
             have these; with resets other dropout masks are drawn between layers. Compiled, under torch.func and,
             in an LSTM, with `all_states` everything is kept.
+        recurrent_dropout: probability with which a unit's candidate for the state, f(...), is dropped, in
+            training: one mask for all steps of a row (Semeniuta, Severyn and Barth, arXiv:1603.05118). What is
+            kept is divided by 1 - p.
+        zoneout: probability with which a unit of the state stays what it was at a step (Krueger et al.,
+            arXiv:1606.01305); in evaluation states are what they would be on average. Both are attributes too.
+            Masks follow torch's generator; each stretch between resets has one of its own.
 
     Shapes:
         * input: (T, B, I), (B, T, I) with `batch_first`, (T, I) unbatched, or a
@@ -81,6 +90,8 @@ class RNN(RecurrentLayer):
         bptt_clip: float | None = None,
         recompute: bool = False,
         checkpoint_every: int | None = None,
+        recurrent_dropout: float = 0.0,
+        zoneout: float = 0.0,
         **kwargs: Any,
     ) -> None:
         if "proj_size" in kwargs:
@@ -101,7 +112,7 @@ class RNN(RecurrentLayer):
             dtype=dtype,
             **kwargs,
         )
-        self._set_options(bptt_clip, recompute, checkpoint_every)
+        self._set_options(bptt_clip, recompute, checkpoint_every, recurrent_dropout, zoneout)
 
     @property
     def _cell(self) -> str:
@@ -135,6 +146,18 @@ class LSTM(RecurrentLayer):
             step.
         bptt_clip: as in :class:`RNN`; c_t's gradient is clipped, too.
         recompute, checkpoint_every: as in :class:`RNN`.
+        recurrent_dropout: as in :class:`RNN`, of g.
+        zoneout: as in :class:`RNN`; a pair for h and c, or one number for both. h_t's candidate is that of c_t's.
+        layer_norm: whether W_ih x, W_hh h and c are normalised over their units (Ba, Kiros and Hinton,
+            arXiv:1607.06450, equations 20 to 22), N(v) = (v - mean(v)) / sqrt(variance(v) + 1e-5):
+
+            .. math::
+                i, f, g, o \text{ of } & N(W_{ih} x_t) \, \text{norm\_ih} + N(W_{hh} h_{t-1}) \, \text{norm\_hh}
+                + b_{ih} + b_{hh} \\
+                h_t &= o \tanh(N(c_t) \, \text{norm\_c} + \text{norm\_c\_bias})
+
+            with parameters ``norm_ih_l0`` and so on besides torch's. Not with `proj_size`; compiled kernels are
+            those of the CPU.
 
     Shapes:
         * input: (T, B, I), (B, T, I) with `batch_first`, (T, I) unbatched, or a
@@ -159,7 +182,7 @@ class LSTM(RecurrentLayer):
 
     @property
     def _cell(self) -> str:
-        return "lstm"
+        return normalised.CELL if self._layer_norm else "lstm"
 
     def __init__(
         self,
@@ -177,10 +200,39 @@ class LSTM(RecurrentLayer):
         bptt_clip: float | None = None,
         recompute: bool = False,
         checkpoint_every: int | None = None,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
+        layer_norm: bool = False,
     ) -> None:
+        if layer_norm and proj_size > 0:
+            raise ValueError(f"layer_norm: got True with proj_size={proj_size}, expected proj_size=0")
         args = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size)
         super().__init__("LSTM", *args, device=device, dtype=dtype)
-        self._set_options(bptt_clip, recompute, checkpoint_every)
+        self._set_options(bptt_clip, recompute, checkpoint_every, recurrent_dropout, zoneout)
+        if layer_norm:
+            self._layer_norm = True
+            normalised.add_parameters(self)
+
+    @property
+    def layer_norm(self) -> bool:
+        """Whether W_ih x, W_hh h and c are normalised."""
+        return self._layer_norm
+
+    def reset_parameters(self) -> None:
+        """Draws weights and biases as torch does; gains become 1, biases of c 0."""
+        super().reset_parameters()
+        if self._layer_norm:
+            normalised.reset_parameters(self)
+
+    def _recurrence(
+        self, layer: int, x: Tensor, weights: tuple[Any, Any, Any, Any, Any], h0: Any, c0: Any, options: Any
+    ) -> Any:
+        if not self._layer_norm:
+            return super()._recurrence(layer, x, weights, h0, c0, options)
+        w_ih, w_hh, _, b_ih, b_hh = weights
+        gates, vector = normalised.gates_and_vector(self, layer, x, w_ih, b_ih, b_hh)
+        y, *others = ops.recurrence(gates, None, w_hh, None, None, vector, h0, c0, *options)
+        return [y.flatten(-2), *others]
 
     def _split(self, hx: Any) -> tuple[Any, Any]:
         return (None, None) if hx is None else (hx[0], hx[1])
@@ -224,7 +276,7 @@ class GRU(RecurrentLayer):
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype,
-            bptt_clip, recompute, checkpoint_every: as in :class:`RNN`.
+            bptt_clip, recompute, checkpoint_every, zoneout: as in :class:`RNN`; recurrent_dropout: of n.
 
     Shapes: those of :class:`RNN`.
 
@@ -260,13 +312,15 @@ class GRU(RecurrentLayer):
         bptt_clip: float | None = None,
         recompute: bool = False,
         checkpoint_every: int | None = None,
+        recurrent_dropout: float = 0.0,
+        zoneout: float = 0.0,
         **kwargs: Any,
     ) -> None:
         if "proj_size" in kwargs:
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
         args = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
         super().__init__("GRU", *args, device=device, dtype=dtype, **kwargs)
-        self._set_options(bptt_clip, recompute, checkpoint_every)
+        self._set_options(bptt_clip, recompute, checkpoint_every, recurrent_dropout, zoneout)
 
 
 __all__ = ["GRU", "LSTM", "RNN"]

@@ -175,6 +175,8 @@ def scriptable(module: Any) -> Any:
         )
     if _library.ISA is None:
         raise RuntimeError(f"torch.jit.script: got no compiled library. {_library.HOW_TO_BUILD}")
+    if isinstance(module, RecurrentLayer):
+        module._like_torchs("TorchScript")
     twin = copy.copy(module)
     twin.__class__ = SCRIPTABLE[kind]
     if isinstance(module, RecurrentLayer):

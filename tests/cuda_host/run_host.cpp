@@ -40,7 +40,7 @@ class Memory {
 class HostRun {
  public:
   HostRun(const Recurrence& r, Cell cell, Pass pass, Dtype dtype)
-      : r_(r), info_(cuda::pass_info(cell, pass, r.units[1] > 0)), dtype_(dtype) {
+      : r_(r), info_(cuda::pass_info(cell, pass, r.units[1] > 0, r.noise.any())), dtype_(dtype) {
     run_.recurrence = r;
     run_.counts = r.counts, run_.offsets = r.offsets;
     if (pass == Pass::forward && r.matrices[ForwardPlaces::kWih].data &&
