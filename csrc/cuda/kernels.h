@@ -33,7 +33,7 @@ PassInfo pass_info(Cell cell, Pass pass, bool projected, bool noisy);
 struct Workspace {
   void* operands[2][2] = {};  // width: parts * units; two buffers, which take turns
   void* results[2] = {};      // of each phase's matrix, width: columns * units
-  void* carries[2] = {};      // width: units of the phase
+  void* carries[2] = {};      // width: units of the phase, at most those of the widest
 };
 
 // results of a phase = its operand, in one of the two buffers, times its matrix, for the first rows of each

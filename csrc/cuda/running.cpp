@@ -119,7 +119,7 @@ class StepwiseArrays {
       if (info.phase[i].columns > 0)
         workspace_.results[i] =
             add(results_[i], info.phase[i].columns * r.units[info.phase[i].units], computed);
-    for (int i = 0; i < info.carries; ++i) workspace_.carries[i] = add(carries_[i], r.units[0], computed);
+    for (int i = 0; i < info.carries; ++i) workspace_.carries[i] = add(carries_[i], r.most_units(), computed);
     for (int i = 0; i < info.phases; ++i) weights_.push_back(weights(i));
   }
 

@@ -100,8 +100,8 @@ class Stepwise {
     int i = 0;
     for (const Operand& operand : Pass::kOperands) prepare(operand, i++);
     for (int c = 0; c < carries_of<Pass>(r_) && ok(); ++c)
-      error_ = cudaMemsetAsync(run_.workspace.carries[c], 0, r_.G * r_.B * r_.units[0] * sizeof(Compute<S>),
-                               run_.stream);
+      error_ = cudaMemsetAsync(run_.workspace.carries[c], 0,
+                               r_.G * r_.B * r_.most_units() * sizeof(Compute<S>), run_.stream);
     for (int64_t step = 0; step < r_.T && ok(); ++step)
       for_each_phase(typename Pass::Phases{}, [&](auto phase, int index) {
         if (ok()) run_phase<decltype(phase)>(index, step);

@@ -289,10 +289,10 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
         if self._recorder is not None:
             recorder = self._recorder if batch is None else batch.recording(self._recorder)
             note = recorder(layer, x, self.bidirectional, batch_first, batch_sizes)
-        # All that BPTT of an Elman RNN needs are states.
-        recompute = self.recompute and not self.mode.startswith("RNN")
-        every = self.checkpoint_every or (sys.maxsize if recompute else None)
         noise = self._rates(self.training)
+        # All that BPTT of an Elman RNN needs are states, unless there is noise on them.
+        recompute = self.recompute and (noise is not None or not self.mode.startswith("RNN"))
+        every = self.checkpoint_every or (sys.maxsize if recompute else None)
         seed = draw_seed(x.device) if noise is not None and self.training else None
         options: Any = (
             self._cell,

@@ -119,9 +119,13 @@ class ScriptableGRU(_OneState, GRU):
 
 
 class ScriptableLSTM(LSTM):
-    """An LSTM that torch.jit.script can read."""
+    """An LSTM that torch.jit.script can read, without layer normalisation."""
 
     bptt_clip: float | None
+
+    @property
+    def _cell(self) -> str:
+        return "lstm"
 
     def forward(  # type: ignore[override]
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
