@@ -49,13 +49,17 @@ class Problem:
     def cell(self):
         return self.options[0]
 
+    @property
+    def is_noisy(self):
+        """Whether states have noise; what is only dropped has none without a seed."""
+        return self.noise is not None and any(self.noise[self.seed is None :])
+
     def to(self, where):
         """With tensors of another dtype or device."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        kept = isinstance(where, torch.dtype) and {"seed"}  # whole numbers
-        return replace(
-            self, **{n: t.to(where) for n, t in tensors.items() if isinstance(t, Tensor) and n not in (kept or ())}
-        )
+        kept = {"seed"} if isinstance(where, torch.dtype) else {}  # whole numbers
+        moved = {n: t.to(where) for n, t in tensors.items() if isinstance(t, Tensor) and n not in kept}
+        return replace(self, **moved)
 
     def inputs(self):
         """What may have a gradient, by the names of the operator's arguments."""
@@ -239,8 +243,8 @@ def _compare(exact, results, dgates, actual):
     assert_close(results[1], last64[0], what="h_n", scale_of=y64)
     if exact.cell.startswith("elman"):
         with torch.no_grad():
-            noisy = exact.noise is not None and any(exact.noise[exact.seed is None :])
-            expected_dgates, norms = elman_bptt(exact, *(results[i].double() for i in ([0, 2] if noisy else [0])))
+            of_results = [0, 2] if exact.is_noisy else [0]
+            expected_dgates, norms = elman_bptt(exact, *(results[i].double() for i in of_results))
             assert_close(dgates, expected_dgates, what="dgates")
             return assert_close(actual["norms"], norms, TOLERANCE[dgates.dtype], what="norms of dh")
     if exact.cell in HAVE_C:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .. import ops
 from .._noise import draw_seed
-from . import ragged
+from . import masked, ragged
 from ._common import autocast_dtype, cast, weight, weights
 from .options import Options
 
@@ -102,8 +103,11 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
             all_states: whether the states of all steps and layers are returned as well.
 
         Both `lengths` and `reset` cut rows into stretches that run side by side, as rows of one packed batch, or,
-        with resets only on the CPU, where they lie. On CUDA both are read back to the host, which waits for the
-        device unless they are on the CPU already.
+        with resets only on the CPU, where they lie. Resets on a GPU are read back to the host, which waits for the
+        device. Lengths that the host does not know, on a GPU without resets, or where a program is compiled,
+        exported or traced or each sample of a vmap has its own, are not waited for: all T steps are run, and what is
+        beyond a row's length is masked. Such lengths are taken to be 0 where they are less and T where they are more
+        (RNNFAST_STRICT=1 checks those on a GPU).
 
         Returns:
             output and last state, as torch's layers return them; with `all_states` third the states, h, of an LSTM
@@ -169,6 +173,12 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
         if h0 is not None:
             self._check_rank(h0, c0, 3)
         packs = not self._takes_stretches or self.recompute or self.checkpoint_every is not None
+        batch: Any
+        if reset is None and not input.is_nested and masked.are_unknown(lengths):
+            batch = masked.MaskedBatch(input, self.batch_first, self.bidirectional, lengths)
+            self._check(batch.input, h0, c0, None)
+            output, h_n, c_n = batch.run(self._run, (h0, c0), collected)
+            return output, self._join(h_n, c_n)
         batch = ragged.Batch(input, self.batch_first, self.bidirectional, lengths, reset, packs)
         self._check(batch.input, h0, c0, batch.rows if input.is_nested else None)
         others = self._split(reset_state)
@@ -235,7 +245,7 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
         batch_first: bool,
         batch_sizes: Tensor | None,
         collected: list[Any] | None = None,
-        batch: ragged.Batch | None = None,
+        batch: ragged.Batch | masked.MaskedBatch | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """All layers over padded (T, B, I) or (B, T, I), or packed (N, I), input: output, h_n and c_n.
 
@@ -281,7 +291,7 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
         batch_sizes: Tensor | None,
         dtype: torch.dtype | None,
         all_c: bool = False,
-        batch: ragged.Batch | None = None,
+        batch: ragged.Batch | masked.MaskedBatch | None = None,
     ) -> Any:
         """One layer, both directions: output, h_n, of an LSTM c_n, and if wanted all c, (T, B, D, H)."""
         direction = 2 if self.bidirectional else 0
@@ -299,7 +309,7 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
             direction,
             batch_first,
             batch_sizes,
-            all_c,
+            all_c or (batch is not None and batch.has_all_c and self.mode == "LSTM"),
             self.bptt_clip,
             note,
             every,
@@ -307,11 +317,14 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
             noise,
             seed,
         )
+        run = partial(self._recurrence, layer)
+        if isinstance(batch, masked.MaskedBatch):
+            run = partial(batch.recurrence, run, all_c=all_c)
         if not profiler._is_profiler_enabled:
-            return self._recurrence(layer, x, self._weights(layer, dtype), h0, c0, options)
+            return run(x, self._weights(layer, dtype), h0, c0, options)
         directions = "forward and reverse" if self.bidirectional else "forward"
         with profiler.record_function(f"rnnfast.{type(self).__name__} layer {layer}, {directions}"):
-            return self._recurrence(layer, x, self._weights(layer, dtype), h0, c0, options)
+            return run(x, self._weights(layer, dtype), h0, c0, options)
 
     def _recurrence(
         self, layer: int, x: Tensor, weights: tuple[Any, Any, Any, Any, Any], h0: Any, c0: Any, options: Any

@@ -41,10 +41,10 @@ def reset_parameters(layer: Any) -> None:
 
 
 def gates_and_vector(
-    layer: Any, k: int, x: Tensor, w_ih: Tensor, b_ih: Tensor | None, b_hh: Tensor | None
+    layer: Any, k: int, x: Tensor, w_ih: Tensor | None, b_ih: Tensor | None, b_hh: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """What layer k's recurrence takes for x and for b_hh: N(W_ih x) gain + b_ih + b_hh, (T, B, G, 4 H), and
-    gains and biases, (G, 6 H), as csrc/cells/layer_norm_lstm.h has them.
+    gains and biases, (G, 6 H), as csrc/cells/layer_norm_lstm.h has them. Without w_ih x is W_ih x.
     """
     directions = 2 if layer.bidirectional else 1
     suffixes = _suffixes(layer)[k * directions : (k + 1) * directions]
@@ -55,7 +55,8 @@ def gates_and_vector(
     gain_ih, gain_hh, gain_c = [of_directions(name) for name in (GAIN_IH, GAIN_HH, GAIN_C)]
     bias_c = of_directions(BIAS_C) if layer.bias else torch.zeros_like(gain_c)
     bias = None if b_ih is None or b_hh is None else (b_ih + b_hh).view(directions, -1)
-    gates, size = F.linear(x, w_ih).unflatten(-1, gain_ih.shape), gain_ih.shape[1:]
+    gates = x if w_ih is None else F.linear(x, w_ih).unflatten(-1, gain_ih.shape)
+    size = gain_ih.shape[1:]
     if directions == 1:
         gates = F.layer_norm(gates, size, gain_ih[0], None if bias is None else bias[0])
     else:
