@@ -105,9 +105,9 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
         Both `lengths` and `reset` cut rows into stretches that run side by side, as rows of one packed batch, or,
         with resets only on the CPU, where they lie. Resets on a GPU are read back to the host, which waits for the
         device. Lengths that the host does not know, on a GPU without resets, or where a program is compiled,
-        exported or traced or each sample of a vmap has its own, are not waited for: all T steps are run, and what is
-        beyond a row's length is masked. Such lengths are taken to be 0 where they are less and T where they are more
-        (RNNFAST_STRICT=1 checks those on a GPU).
+        exported or traced or each sample of a vmap has its own, are not waited for: all T steps are run, and
+        what is beyond a row's length is masked. Such lengths are taken to be 0 where they are less and T where
+        they are more (RNNFAST_STRICT=1 checks those on a GPU).
 
         Returns:
             output and last state, as torch's layers return them; with `all_states` third the states, h, of an LSTM

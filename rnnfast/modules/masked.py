@@ -1,8 +1,8 @@
 """Batches whose rows have lengths that the host does not know: on a GPU, or not yet when a program is compiled.
 
 All T steps of all rows are run, and what lies beyond a row's length is masked: nothing waits for the device, and
-shapes do not depend on values. Rows of a reverse direction are turned to the end of the sequence first, so that both
-directions begin within them: their last state then is that of their last step, whatever follows it.
+shapes do not depend on values. Rows of a reverse direction are turned to the end of the sequence first, so that
+it begins within them, as the other one does; whatever follows a row's last step has no effect on it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,11 @@ class MaskedBatch:
 
         def of_layer(layer: int, x: Tensor, bidirectional: bool, batch_first: bool, batch_sizes: Any) -> Any:
             take = recorder(layer, x, bidirectional, batch_first, batch_sizes)
-            return None if take is None else lambda norms: take(self._in_place(norms.unsqueeze(-1), batch_first).squeeze(-1))
+            return (
+                None
+                if take is None
+                else lambda norms: take(self._in_place(norms.unsqueeze(-1), batch_first).squeeze(-1))
+            )
 
         return None if recorder is None else of_layer
 

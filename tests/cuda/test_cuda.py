@@ -11,7 +11,10 @@ from problems import CELLS, KINDS, TOLERANCE, check_against_oracle, draw, small_
 import rnnfast
 
 # What torch.nn says of its own layers' weights in bfloat16, and torch 2.11 of gradients in a stream of their own.
-TORCHS_OWN = ["RNN module weights are not part of single contiguous", "The AccumulateGrad node's stream does not match"]
+TORCHS_OWN = [
+    "RNN module weights are not part of single contiguous",
+    "The AccumulateGrad node's stream does not match",
+]
 pytestmark = [
     *(pytest.mark.filterwarnings(f"ignore:{begin}") for begin in TORCHS_OWN),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
@@ -43,7 +46,9 @@ def test_small_problems(kind, schedule, dtype):
     with rnnfast.forced_plan(schedule):
         for problem in small_problems(kind, dtype):
             check_against_oracle(problem, "cuda")
-            assert op.last_cuda_plan().startswith("stepwise" if "projected" in kind or problem.is_noisy else schedule)
+            assert op.last_cuda_plan().startswith(
+                "stepwise" if "projected" in kind or problem.is_noisy else schedule
+            )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
