@@ -18,7 +18,7 @@ CELLS = ["elman_tanh", "elman_relu", "lstm", "gru"]
 # Cells, and how many units an LSTM's projection has for so many of its own.
 KINDS = {**{cell: (cell, lambda H: 0) for cell in CELLS}, "lstm projected": ("lstm", lambda H: max(1, H // 2))}
 KINDS["lstm projected wider"] = ("lstm", lambda H: H + 17)
-CPU_KINDS = {**KINDS, "lstm normalised": ("layer_norm_lstm", lambda H: 0)}
+KINDS["lstm normalised"] = ("layer_norm_lstm", lambda H: 0)
 OPTIONAL = ("bias", "h0", "c0", "dy", "dh_n", "dc_n", "dc")  # c is an LSTM's
 # Relative to the largest value; a 16-bit state is rounded once at each step.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
@@ -48,6 +48,11 @@ class Problem:
     @property
     def cell(self):
         return self.options[0]
+
+    @property
+    def is_stepwise(self):
+        """Whether on a GPU a step at a time is all that there is."""
+        return self.is_noisy or self.w_hr is not None or self.cell == "layer_norm_lstm"
 
     @property
     def is_noisy(self):
@@ -149,8 +154,8 @@ def random_seed():
 
 
 def draw_kind(kind, T, B, H, *args, **options):
-    """The same, for one of CPU_KINDS, now and then with noise."""
-    cell, projection = CPU_KINDS[kind]
+    """The same, for one of KINDS, now and then with noise."""
+    cell, projection = KINDS[kind]
     return draw(T, B, H, *args, cell=cell, P=projection(H), noisy=random.random() < 0.3, **options)
 
 

@@ -106,6 +106,7 @@ class Accessor {
   //   matrix(gate)                the result of the phase's matrix
   //   put(operand, v, unit, part) hands v to matrices
   //   carry(i), keep(i, v)
+  //   add(i, v), sum(i)           where the phase has statistics, or the one before
   //   remembered(stream), remember(stream, v)
   //
   // row: counted from first_row, that of the window.
@@ -182,6 +183,17 @@ class Accessor {
   __device__ __forceinline__ C carry(int i) const { return own_.carry(i); }
   __device__ __forceinline__ void keep(int i, C v) {
     if constexpr (kReads != Reads::fetch) own_.keep(i, v);
+  }
+
+  __device__ __forceinline__ void add(int i, C v) { own_.add(i, v); }
+  __device__ __forceinline__ C sum(int i) const { return own_.sum(i); }
+  __device__ __forceinline__ C load_row(int stream, int part) const {
+    const char* from = window_.streams[Step::kNow][stream];
+    return from ? widened(reinterpret_cast<const S*>(from)[row_ * window_.rows[stream] + part]) : C(0);
+  }
+  __device__ __forceinline__ void store_row(int stream, C v, int part) const {
+    char* to = window_.streams[Step::kNow][stream];
+    if (to && unit_ == 0) reinterpret_cast<S*>(to)[row_ * window_.rows[stream] + part] = narrowed<S>(v);
   }
 
   __device__ __forceinline__ void record(C v) {

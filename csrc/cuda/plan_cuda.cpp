@@ -80,6 +80,7 @@ Candidate cta(const CudaProblem& p) {
   if (p.limits.capability < gpu::kLeastCapability) c.obstacle = "cta needs compute capability 8.0";
   if (p.H == 0) c.obstacle = "no units";
   if (p.P > 0) c.obstacle = "cta has no projected LSTM";
+  if (p.cell == Cell::layer_norm_lstm) c.obstacle = "cta has no layer normalisation";
   if (p.noisy) c.obstacle = "cta has no noise";
   if (p.G > kMostGroups) c.obstacle = "more groups than a grid takes";
   if (p.captured_packed) c.obstacle = "cta does not take packed sequences in a CUDA graph";

@@ -156,8 +156,7 @@ class LSTM(RecurrentLayer):
                 + b_{ih} + b_{hh} \\
                 h_t &= o \tanh(N(c_t) \, \text{norm\_c} + \text{norm\_c\_bias})
 
-            with parameters ``norm_ih_l0`` and so on besides torch's. Not with `proj_size`; compiled kernels are
-            those of the CPU.
+            with parameters ``norm_ih_l0`` and so on besides torch's. Not with `proj_size`.
 
     Shapes:
         * input: (T, B, I), (B, T, I) with `batch_first`, (T, I) unbatched, or a

@@ -46,9 +46,7 @@ def test_small_problems(kind, schedule, dtype):
     with rnnfast.forced_plan(schedule):
         for problem in small_problems(kind, dtype):
             check_against_oracle(problem, "cuda")
-            assert op.last_cuda_plan().startswith(
-                "stepwise" if "projected" in kind or problem.is_noisy else schedule
-            )
+            assert op.last_cuda_plan().startswith("stepwise" if problem.is_stepwise else schedule)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -37,9 +37,7 @@ def test_options(on_host, kind, schedule, dtype):
     for problem in small_problems(kind, dtype):
         on_host.wish_cuda_plan(schedule, random.choice([4, 8]))
         check_against_oracle(problem)
-        assert on_host.last_cuda_plan().startswith(
-            "stepwise" if "projected" in kind or problem.is_noisy else schedule
-        )
+        assert on_host.last_cuda_plan().startswith("stepwise" if problem.is_stepwise else schedule)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
