@@ -7,13 +7,19 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kinds import random_hx, states
+from kinds import in_plain_torch, random_hx, states
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import rnnfast
-from rnnfast import _library
 from rnnfast.modules import base
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """All that is run is small."""
+    torch.set_num_threads(1)
+
 
 # Those of the constructor, then those of a call.
 OF_LAYERS = {
@@ -65,13 +71,16 @@ class Call:
         own.setdefault("dtype", torch.float64)
         if name == "RNN":
             own["nonlinearity"] = random.choice(["tanh", "relu"])
+        H = max(H, 1 + own.get("proj_size", 0))
         self.layer, self.options = getattr(rnnfast, name)(I, H, **own), options
         with torch.no_grad():
             for p in self.layer.parameters():
                 p.add_(0.3 * torch.randn_like(p))
         lead = self.layer.num_layers * (2 if self.layer.bidirectional else 1)
         self.x = torch.randn(T, B, I, dtype=torch.float64, requires_grad=True)
-        self.hx = random_hx(self.layer, lead, *([] if "unbatched" in options else [B])) if "hx" in options else None
+        self.hx = (
+            random_hx(self.layer, lead, *([] if "unbatched" in options else [B])) if "hx" in options else None
+        )
         self.lengths = torch.randint(1, T + 1, (B,))
         self.lengths[torch.randint(0, B, ())] = T  # a packed or nested batch has as many steps as its longest row
         self.call = {}
@@ -110,7 +119,10 @@ class Call:
         results = self.results()
         loss = sum((r * (1 + i)).sin().sum() for i, r in enumerate(results))
         gradients = torch.autograd.grad(loss, self.leaves, allow_unused=True)
-        return [*results, *(torch.zeros_like(p) if g is None else g for g, p in zip(gradients, self.leaves, strict=True))]
+        return [
+            *results,
+            *(torch.zeros_like(p) if g is None else g for g, p in zip(gradients, self.leaves, strict=True)),
+        ]
 
     def check(self):
         """That kernels and plain torch agree."""
@@ -119,9 +131,8 @@ class Call:
                 # Dropout between layers is drawn in the order of what they run over.
                 patch.setattr(base.RecurrentLayer, "_takes_stretches", False)
             found = self.with_gradients()
-            patch.setattr(_library, "ISA", None)
-            patch.setattr(_library, "_warned", {("cpu", torch.float64)})
-            expected = self.with_gradients()
+            with in_plain_torch():
+                expected = self.with_gradients()
         for i, (a, b) in enumerate(zip(found, expected, strict=True)):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=lambda m, i=i: f"{i}: {m}")
 
@@ -191,7 +202,9 @@ def test_first_and_second_derivatives(name, options):
 
     def function(x, *parameters):
         call.x = x
-        swapped = torch.nn.utils.stateless._reparametrize_module(call.layer, dict(zip(names, parameters, strict=True)))
+        swapped = torch.nn.utils.stateless._reparametrize_module(
+            call.layer, dict(zip(names, parameters, strict=True))
+        )
         with swapped:
             return tuple(call.results())
 
