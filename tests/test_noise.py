@@ -23,6 +23,12 @@ NOISY = {
 RATES = dict(recurrent_dropout=0.4, zoneout=0.3)
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """All that is run is small; plans may ask for more."""
+    torch.set_num_threads(1)
+
+
 def make(kind, *args, **options):
     name, own = NOISY[kind]
     layer = getattr(rnnfast, name)(*args, **{"dtype": torch.float64, **own, **options})

@@ -24,6 +24,12 @@ LAYERS = {
 RANDOM = [name for name in LAYERS if "noise" in name]
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """All that is run is small."""
+    torch.set_num_threads(1)
+
+
 def make(name, **others):
     kind, options = LAYERS[name]
     layer = getattr(rnnfast, kind)(3, 4, **{"dtype": torch.float64, **options, **others})
