@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from kinds import in_plain_torch, random_hx, states
 from torch.autograd import gradcheck, gradgradcheck
@@ -159,24 +159,30 @@ def anything(draw):
     return name, tuple(options), sizes, draw(st.integers(0, 2**31 - 1))
 
 
-def check_anything(example):
-    name, options, sizes, seed = example
+def check_anything(drawn):
+    name, options, sizes, seed = drawn
     torch.manual_seed(seed)
     random.seed(seed)
     Call(name, options, **sizes).check()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+ONE = dict(T=1, B=1, I=1, H=1)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(anything())
-def test_some_options_of_any_shape(example):
-    check_anything(example)
+@example(("GRU", ("batch_first", "reset"), {**ONE, "B": 2}, 0))  # an axis of one step, whose stride is any
+@example(("RNN", ("lengths",), ONE, 1))  # no steps at all
+@example(("LSTM", ("lengths", "layer_norm", "hx"), ONE, 1))
+def test_some_options_of_any_shape(drawn):
+    check_anything(drawn)
 
 
 @pytest.mark.slow
 @settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(anything())
-def test_any_options_of_any_shape(example):
-    check_anything(example)
+def test_any_options_of_any_shape(drawn):
+    check_anything(drawn)
 
 
 # Second derivatives of nested tensors torch itself does not have.
