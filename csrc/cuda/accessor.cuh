@@ -218,7 +218,7 @@ class Accessor {
   __device__ __forceinline__ Kept<C> kept() const {
     const Noise& noise = r_.noise;
     if (!noise.seed) return {static_cast<C>(noise.zoneout_h), static_cast<C>(noise.zoneout_c)};
-    const Bits bits = random(static_cast<uint32_t>(own_.time() + noise.seed[1]));
+    const Bits bits = random(place_of_step(noise.seed, own_.time()));
     return {C(bits.first < threshold(noise.zoneout_h)), C(bits.second < threshold(noise.zoneout_c))};
   }
 
@@ -236,7 +236,7 @@ class Accessor {
   __device__ __forceinline__ Bits random(uint32_t step) const {
     const uint64_t key = static_cast<uint64_t>(r_.noise.seed[0]);
     uint64_t c[4] = {static_cast<uint32_t>(unit_), static_cast<uint32_t>(first_row_ + row_), step,
-                     static_cast<uint32_t>(group_)};
+                     place_of_group(r_.noise.seed, group_)};
     philox(c, static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32),
            [](uint64_t a, uint32_t m) { return static_cast<uint64_t>(static_cast<uint32_t>(a)) * m; });
     return {static_cast<uint32_t>(c[0]) >> 8, static_cast<uint32_t>(c[1]) >> 8};

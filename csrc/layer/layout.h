@@ -44,8 +44,10 @@ class Layout {
     s.row = t.stride(packed_ || batch_first_ ? 0 : 1);
     s.step = packed_ ? 0 : t.stride(batch_first_ ? 1 : 0);
     if (stretched()) {
-      require(t.size(0) <= 1 || t.stride(0) == t.size(1) * t.stride(1), "stretches: expected dense arrays");
-      s.row = t.stride(1);
+      // Of an axis of one place a stride says nothing.
+      require(t.size(0) <= 1 || t.size(1) == 1 || t.stride(0) == t.size(1) * t.stride(1),
+              "stretches: expected dense arrays");
+      s.row = t.stride(t.size(1) == 1 ? 0 : 1);
     }
     return s;
   }

@@ -14,6 +14,13 @@ from . import normalised
 from .base import RecurrentLayer
 
 
+def _without_those_of_lstms(options: dict[str, Any]) -> None:
+    if "proj_size" in options:  # torch's words
+        raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+    if "layer_norm" in options:
+        raise ValueError(f"layer_norm: got {options['layer_norm']} for an RNN or GRU, expected an LSTM")
+
+
 class RNN(RecurrentLayer):
     r"""A multi-layer Elman RNN: :class:`torch.nn.RNN`, faster.
 
@@ -94,8 +101,7 @@ class RNN(RecurrentLayer):
         zoneout: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        if "proj_size" in kwargs:
-            raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+        _without_those_of_lstms(kwargs)
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
         self.nonlinearity = nonlinearity
@@ -156,7 +162,8 @@ class LSTM(RecurrentLayer):
                 + b_{ih} + b_{hh} \\
                 h_t &= o \tanh(N(c_t) \, \text{norm\_c} + \text{norm\_c\_bias})
 
-            with parameters ``norm_ih_l0`` and so on besides torch's. Not with `proj_size`.
+            with parameters ``norm_ih_l0`` and so on besides torch's, so that weights of a layer without them are
+            loaded by ``load_state_dict(..., strict=False)``. Not with `proj_size`.
 
     Shapes:
         * input: (T, B, I), (B, T, I) with `batch_first`, (T, I) unbatched, or a
@@ -315,8 +322,7 @@ class GRU(RecurrentLayer):
         zoneout: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        if "proj_size" in kwargs:
-            raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+        _without_those_of_lstms(kwargs)
         args = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
         super().__init__("GRU", *args, device=device, dtype=dtype, **kwargs)
         self._set_options(bptt_clip, recompute, checkpoint_every, recurrent_dropout, zoneout)

@@ -62,7 +62,7 @@ def gates_and_vector(
     else:
         gates = F.layer_norm(gates, size) * gain_ih
         gates = gates if bias is None else gates + bias
-    return gates, torch.cat([gain_hh, gain_c, bias_c], 1)
+    return gates.to(x.dtype), torch.cat([gain_hh, gain_c, bias_c], 1)  # on CUDA autocast normalises in float32
 
 
 __all__ = ["CELL", "add_parameters", "gates_and_vector", "reset_parameters"]

@@ -30,8 +30,8 @@ class Options:
         zoneout: float | tuple[float, float],
     ) -> None:
         if bptt_clip is not None:
-            if not bptt_clip > 0:
-                raise ValueError(f"bptt_clip: got {bptt_clip}, expected a positive number or None")
+            if not _is_number(bptt_clip) or not bptt_clip > 0:
+                raise ValueError(f"bptt_clip: got {bptt_clip!r}, expected a positive number or None")
             self.bptt_clip = float(bptt_clip)
         if recompute:
             self.recompute = True
