@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
@@ -14,7 +15,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .. import ops
 from .._noise import draw_seed
-from . import masked, ragged
+from .._torch import is_compiling
+from . import masked, normalised, ragged
 from ._common import autocast_dtype, cast, weight, weights
 from .options import Options
 
@@ -234,7 +236,8 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
         if not fits:
             self._update_flat_weights()
             self.check_input(input, batch_sizes)
-        if h0 is not None:
+        # How many rows a packed batch has depends on values, which a compiler does not know: the operator looks.
+        if h0 is not None and (batch_sizes is None or not is_compiling()):
             self._check_states(input, h0, c0, batch_sizes)
 
     def _run(
@@ -294,7 +297,11 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
         batch: ragged.Batch | masked.MaskedBatch | None = None,
     ) -> Any:
         """One layer, both directions: output, h_n, of an LSTM c_n, and if wanted all c, (T, B, D, H)."""
-        direction = 2 if self.bidirectional else 0
+        layout = (self._cell, 2 if self.bidirectional else 0, batch_first, batch_sizes)
+        weights = self._weights(layer, dtype)
+        plain = batch is None and self._recorder is None and self._is_plain and not profiler._is_profiler_enabled
+        if plain:  # a small layer feels whatever is done at each call
+            return self._recurrence(layer, x, weights, h0, c0, (*layout, all_c, self.bptt_clip))
         note, stretches = None, None if batch is None else batch.table
         if self._recorder is not None:
             recorder = self._recorder if batch is None else batch.recording(self._recorder)
@@ -304,32 +311,22 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
         recompute = self.recompute and (noise is not None or not self.mode.startswith("RNN"))
         every = self.checkpoint_every or (sys.maxsize if recompute else None)
         seed = draw_seed(x.device) if noise is not None and self.training else None
-        options: Any = (
-            self._cell,
-            direction,
-            batch_first,
-            batch_sizes,
-            all_c or (batch is not None and batch.has_all_c and self.mode == "LSTM"),
-            self.bptt_clip,
-            note,
-            every,
-            stretches,
-            noise,
-            seed,
-        )
-        run = partial(self._recurrence, layer)
+        states = all_c or (batch is not None and batch.has_all_c and self.mode == "LSTM")
+        options = (*layout, states, self.bptt_clip, note, every, stretches, noise, seed)
+        run: Any = partial(self._recurrence, layer)
         if isinstance(batch, masked.MaskedBatch):
             run = partial(batch.recurrence, run, all_c=all_c)
-        if not profiler._is_profiler_enabled:
-            return run(x, self._weights(layer, dtype), h0, c0, options)
         directions = "forward and reverse" if self.bidirectional else "forward"
-        with profiler.record_function(f"rnnfast.{type(self).__name__} layer {layer}, {directions}"):
-            return run(x, self._weights(layer, dtype), h0, c0, options)
+        name = f"rnnfast.{type(self).__name__} layer {layer}, {directions}"
+        with profiler.record_function(name) if profiler._is_profiler_enabled else nullcontext():
+            return run(x, weights, h0, c0, options)
 
     def _recurrence(
         self, layer: int, x: Tensor, weights: tuple[Any, Any, Any, Any, Any], h0: Any, c0: Any, options: Any
     ) -> Any:
-        """A layer with all that it has."""
+        """A layer with all that it has; options: what :func:`rnnfast.ops.recurrence` takes from `cell` on."""
+        if self._layer_norm:
+            return normalised.recurrence(self, layer, x, weights, h0, c0, options)
         return ops.recurrence(x, *weights, h0, c0, *options)
 
     def _weights(self, layer: int, dtype: torch.dtype | None) -> tuple[Any, Any, Any, Any, Any]:

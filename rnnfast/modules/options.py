@@ -21,6 +21,11 @@ class Options:
     _of_its_own: ClassVar = ("recurrent_dropout", "zoneout", "layer_norm")
     mode: str
 
+    @property
+    def _is_plain(self) -> bool:
+        """Whether none is set but those that cost nothing to hand on."""
+        return not (self._recurrent_dropout or self._zoneout or self.recompute or self._checkpoint_every)
+
     def _set_options(
         self,
         bptt_clip: float | None,
