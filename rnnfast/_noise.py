@@ -73,6 +73,6 @@ class Noise:
             return candidate
         if self.seed is None:
             return candidate + p * (before - candidate)
-        word = self._words(step + self.seed[1], *candidate.shape)[state]
+        word = self._words((step + self.seed[1]) & _LOW, *candidate.shape)[state]
         kept = self._happens(word, p).to(candidate.dtype)
         return candidate + kept * (before - candidate)

@@ -10,13 +10,15 @@ from torch import Tensor
 
 from rnnfast import reference
 from rnnfast._autograd import NORMS, TENSORS
-from rnnfast.reference import GATES
+from rnnfast._noise import Noise, Rates
+from rnnfast.reference import GATES, HAVE_C
 from rnnfast.sequences import Layout, is_reversed
 
 CELLS = ["elman_tanh", "elman_relu", "lstm", "gru"]
 # Cells, and how many units an LSTM's projection has for so many of its own.
 KINDS = {**{cell: (cell, lambda H: 0) for cell in CELLS}, "lstm projected": ("lstm", lambda H: max(1, H // 2))}
 KINDS["lstm projected wider"] = ("lstm", lambda H: H + 17)
+CPU_KINDS = {**KINDS, "lstm normalised": ("layer_norm_lstm", lambda H: 0)}
 OPTIONAL = ("bias", "h0", "c0", "dy", "dh_n", "dc_n", "dc")  # c is an LSTM's
 # Relative to the largest value; a 16-bit state is rounded once at each step.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
@@ -40,6 +42,8 @@ class Problem:
     dc_n: Tensor | None = None
     dc: Tensor | None = None
     clip: float | None = None
+    noise: Rates | None = None
+    seed: Tensor | None = None
 
     @property
     def cell(self):
@@ -48,7 +52,10 @@ class Problem:
     def to(self, where):
         """With tensors of another dtype or device."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{n: t.to(where) for n, t in tensors.items() if isinstance(t, Tensor)})
+        kept = isinstance(where, torch.dtype) and {"seed"}  # whole numbers
+        return replace(
+            self, **{n: t.to(where) for n, t in tensors.items() if isinstance(t, Tensor) and n not in (kept or ())}
+        )
 
     def inputs(self):
         """What may have a gradient, by the names of the operator's arguments."""
@@ -58,19 +65,21 @@ class Problem:
     def forward(self, saves=False):
         """Results and what BPTT needs, by the operator."""
         args = (self.gates, None, self.w_hh, self.w_hr, None, self.bias, self.h0, self.c0)
-        return op.recurrence(*args, *self.options, saves)
+        return op.recurrence(*args, *self.options, saves, seed=self.seed, noise=self.noise)
 
     def reference(self, norms=None):
         args = (self.gates, self.w_hh, self.w_hr, self.bias, self.h0, self.c0)
-        return reference.recurrence(*args, *self.options, self.clip, norms)
+        return reference.recurrence(*args, *self.options, self.clip, norms, noise=self.noise, seed=self.seed)
 
     def bptt(self, results, needs=1):
         """All gradients, by the operator, from what forward(True) returned."""
-        count = 3 if self.cell == "lstm" else 2
+        count = 3 if self.cell in HAVE_C else 2
         y, saved = results[0], results[count:]
-        args = (None, None, self.w_hh, self.w_hr, None, None, self.h0, self.c0, y, saved)
+        gains = self.bias if self.cell == "layer_norm_lstm" else None
+        args = (None, None, self.w_hh, self.w_hr, None, gains, self.h0, self.c0, y, saved)
         given = (self.dy, self.dh_n, self.dc_n, self.dc)
-        return op.recurrence_bptt(*given, *args, *self.options, needs, clip=self.clip)
+        options = dict(seed=self.seed, noise=self.noise, clip=self.clip)
+        return op.recurrence_bptt(*given, *args, *self.options, needs, **options)
 
     def gradients(self, results):
         """Those of every input there is, by name, and the norms of dL/dh_t."""
@@ -80,7 +89,20 @@ class Problem:
         return {name: found[i].view(shape) for name, (i, shape) in places.items()}
 
 
-def draw(T, B, H, G=1, dtype=torch.float64, *, cell="elman_tanh", P=0, direction=0, layout="time", given=OPTIONAL):
+def draw(
+    T,
+    B,
+    H,
+    G=1,
+    dtype=torch.float64,
+    *,
+    cell="elman_tanh",
+    P=0,
+    direction=0,
+    layout="time",
+    given=OPTIONAL,
+    noisy=False,
+):
     """A random problem in layout "time", "batch" or "packed", with the optional arguments `given`.
 
     Values are drawn in `dtype`, so that its float64 copy is exact; weights do not expand, so that rounding errors
@@ -88,21 +110,22 @@ def draw(T, B, H, G=1, dtype=torch.float64, *, cell="elman_tanh", P=0, direction
     """
     batch_sizes = random_batch_sizes(T, B) if layout == "packed" else None
     lead = {"time": (T, B), "batch": (B, T)}.get(layout) or (int(batch_sizes.sum()),)
-    K, state, lstm = GATES[cell] * H, P or H, cell == "lstm"
+    K, state, lstm, norm = GATES[cell] * H, P or H, cell in HAVE_C, cell == "layer_norm_lstm"
 
     def some(name, *size):
-        wanted = name in given and (lstm or name not in ("c0", "dc_n", "dc"))
+        wanted = (name in given or (norm and name == "bias")) and (lstm or name not in ("c0", "dc_n", "dc"))
         return torch.randn(size, dtype=torch.float64).to(dtype) if wanted else None
 
     def matrices(rows, columns):
         w = torch.randn(G, rows, columns, dtype=torch.float64) / columns**0.5
         return (w / torch.linalg.matrix_norm(w, 2, keepdim=True).clamp_min(1)).to(dtype)
 
+    noise = tuple(random.choice([0.0, p, q]) for p, q in ((0.2, 0.5), (0.1, 0.6), (0.4, 1.0))) if noisy else None
     return Problem(
         gates=torch.randn(*lead, G, K, dtype=torch.float64).to(dtype),
         w_hh=matrices(K, state),
         w_hr=matrices(P, H) if P else None,
-        bias=some("bias", G, K),
+        bias=some("bias", G, K + 2 * H * norm),
         h0=some("h0", G, B, state),
         c0=some("c0", G, B, H),
         options=(cell, direction, layout == "batch", batch_sizes),
@@ -111,13 +134,20 @@ def draw(T, B, H, G=1, dtype=torch.float64, *, cell="elman_tanh", P=0, direction
         dc_n=some("dc_n", G, B, H),
         dc=some("dc", *lead, G, H),
         clip=random.choice([None, 0.5]),
+        noise=noise,
+        seed=None if noise is None or random.random() < 0.3 else random_seed(),
     )
 
 
+def random_seed():
+    """A key, and the number of the first step."""
+    return torch.tensor([random.randrange(-(1 << 63), 1 << 63), random.randrange(1 << 40)])
+
+
 def draw_kind(kind, T, B, H, *args, **options):
-    """The same, for one of KINDS."""
-    cell, projection = KINDS[kind]
-    return draw(T, B, H, *args, cell=cell, P=projection(H), **options)
+    """The same, for one of CPU_KINDS, now and then with noise."""
+    cell, projection = CPU_KINDS[kind]
+    return draw(T, B, H, *args, cell=cell, P=projection(H), noisy=random.random() < 0.3, **options)
 
 
 def small_problems(kind, dtype):
@@ -153,29 +183,36 @@ def assert_close(actual, expected, tolerance=None, what="result", scale_of=None)
     )
 
 
-def elman_bptt(p, y):
+def elman_bptt(p, y, before_noise=None):
     """dgates_t = f'(h_t) * dh_t, dh_t = dy_t + W_hh^T dgates_{t+1}, with dh_n entering at each row's last step,
     clipped; and the norms of dh_t before it is.
 
-    From the states y that a kernel found, so that a relu at its kink cannot differ.
+    From the states y that a kernel found, or what they were before noise, so that a relu at its kink cannot
+    differ.
     """
     cell, direction, *layout = p.options
     layout = Layout(*layout)
     ys = layout.steps(y)
+    fs = ys if before_noise is None else layout.steps(before_noise)
     dys = layout.steps(torch.zeros_like(y) if p.dy is None else p.dy)
     dgates, norms = [[] for _ in ys], [[] for _ in ys]
     for g in range(p.w_hh.size(0)):
         dh = p.w_hh.new_zeros(ys[0].size(0), p.w_hh.size(-1)) if p.dh_n is None else p.dh_n[g]
+        noise = None if p.noise is None else Noise(p.noise, p.seed, g)
+        factor = None if noise is None else noise.factor(*dh.shape, dh)
         order = range(len(ys))
         for t in order if is_reversed(g, direction) else reversed(order):
-            n, h = ys[t].size(0), ys[t][:, g]
+            n, f, kept = ys[t].size(0), fs[t][:, g], 0.0
             dgate = dh[:n] + dys[t][:, g]
             norms[t].append(dgate.norm(dim=-1))
             if p.clip is not None:
                 dgate = dgate.clamp(-p.clip, p.clip)
-            dgate = dgate * (1 - h * h) if cell == "elman_tanh" else torch.where(h <= 0, 0, dgate)
+            if noise is not None:
+                kept = noise.zoned(0, torch.zeros_like(f), torch.ones_like(f), t) * dgate
+                dgate = (dgate - kept) * (1 if factor is None else factor[:n])
+            dgate = dgate * (1 - f * f) if cell == "elman_tanh" else torch.where(f <= 0, 0, dgate)
             dgates[t].append(dgate)
-            dh = torch.cat([dgate @ p.w_hh[g], dh[n:]])
+            dh = torch.cat([dgate @ p.w_hh[g] + kept, dh[n:]])
     return [layout.join([torch.stack(groups, 1) for groups in steps]) for steps in (dgates, norms)]
 
 
@@ -202,10 +239,11 @@ def _compare(exact, results, dgates, actual):
     assert_close(results[1], last64[0], what="h_n", scale_of=y64)
     if exact.cell.startswith("elman"):
         with torch.no_grad():
-            expected_dgates, norms = elman_bptt(exact, results[0].double())
+            noisy = exact.noise is not None and any(exact.noise[exact.seed is None :])
+            expected_dgates, norms = elman_bptt(exact, *(results[i].double() for i in ([0, 2] if noisy else [0])))
             assert_close(dgates, expected_dgates, what="dgates")
             return assert_close(actual["norms"], norms, TOLERANCE[dgates.dtype], what="norms of dh")
-    if exact.cell == "lstm":
+    if exact.cell in HAVE_C:
         assert_close(results[2], last64[1], what="c_n", scale_of=last64[-1])
         assert_close(results[4], last64[-1], what="c")
     by = (exact.dy, exact.dh_n, exact.dc_n, exact.dc)
