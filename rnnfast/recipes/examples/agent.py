@@ -19,6 +19,8 @@ from .ppo import Objective
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# The mean return of this many episodes, one after the other, that is good enough to stop training.
+ENOUGH, RECENT = 490.0, 100
 # Between the seeds of training and those of held-out episodes.
 HELD_OUT = 1_000_000
 
@@ -54,7 +56,7 @@ class Agent(Program):
     hidden_size: int = setting(64, "units", least=1)
     environments: int = setting(16, "in which an agent acts side by side", least=1)
     steps: int = setting(128, "of a rollout", least=2)
-    rollouts: int = setting(150, "to learn from, one after the other", least=1)
+    rollouts: int = setting(150, "to learn from at most, one after the other", least=1)
     rate: float = setting(5e-3, "learning rate, falling to 0", least=0)
     episodes: int = setting(100, "held-out ones, in which the likeliest action is taken", least=1)
 
@@ -65,15 +67,22 @@ class Agent(Program):
         rows = []
         for cell, agent in agents.items():
             returns = self.evaluate(agent.policy)
-            found: dict[str, Any] = {"cell": cell, "mean return": sum(returns) / len(returns)}
+            lived = len(agent.curve) * self.steps * self.environments
+            found: dict[str, Any] = {"cell": cell, "steps": lived, "mean return": sum(returns) / len(returns)}
             found |= {"least return": min(returns), "seconds": agent.seconds, "returns": returns}
             rows.append(found | {"curve": agent.curve})
-        lived = self.rollouts * self.steps * self.environments
-        lines = [f"After {lived:,} steps, on {self.episodes} held-out episodes ({solved:g} solves the task):", ""]
+        lines = [f"On {self.episodes} held-out episodes ({solved:g} on average solves the task):", ""]
         shown = [
-            [r["cell"], f"{r['mean return']:.1f}", f"{r['least return']:.0f}", f"{r['seconds']:.1f}"] for r in rows
+            [
+                r["cell"],
+                f"{r['mean return']:.1f}",
+                f"{r['least return']:.0f}",
+                f"{r['steps']:,}",
+                f"{r['seconds']:.1f}",
+            ]
+            for r in rows
         ]
-        lines.append(table(["memory", "mean return", "least", "seconds of training"], shown))
+        lines.append(table(["memory", "mean return", "least", "steps of training", "seconds"], shown))
         data = {"settings": dataclasses.asdict(self), "solved at": solved, "agents": rows}
         done = all(r["mean return"] >= solved for r in rows if r["cell"] != NO_MEMORY)
         return Result("\n".join(lines), data, {"agent": lambda: self.draw(agents, solved)}, ok=done)
@@ -95,6 +104,9 @@ class Agent(Program):
             rates.step()
             ended = collector.finished[before:]
             curve.append(sum(ended) / len(ended) if ended else float("nan"))
+            recent = collector.finished[-RECENT:]
+            if len(recent) == RECENT and sum(recent) >= ENOUGH * RECENT:
+                break
         places.close()
         return Trained(policy, curve, time.perf_counter() - begin)
 

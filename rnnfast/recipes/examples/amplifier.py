@@ -118,26 +118,27 @@ class Amplifier(Recipe):
     def run(self) -> Result:
         """Trains a model or reads one, and has it filter a signal in blocks."""
         lines: list[str] = []
-        held_out: Pair | None = None
         data: dict[str, Any] = {"settings": self.settings()}
-        if self.checkpoint is not None:
-            model, rate = self.loaded()
-        else:
-            task = self.train()
-            model, held_out, rate = task.model, task.held_out, task.held_out.rate
-            errors = compared(task)
-            data["error to signal"] = errors
+        applied = None if self.apply is None else wav.read("--apply", self.apply)
+        if self.checkpoint is None:
+            train, held_out = self.pair().split(0.8)
+            signal = self.fitting(applied, train.rate, held_out.dry)
+            task = self.train(train, held_out)
+            model, rate = task.model, train.rate
+            errors = data["error to signal"] = compared(task)
             lines = ["error over signal, held out:  " + "  ".join(f"{k}: {v:.4f}" for k, v in errors.items()), ""]
-        signal = self.signal(held_out, rate)
+        else:
+            held_out, (model, rate) = None, self.loaded()
+            signal = self.fitting(applied, rate)
         streamed, seconds = timed(model, signal, self.block)
         apart = float((streamed - offline(model, signal)).abs().max())
         times = in_time(seconds, self.block / rate)
         data |= {"samples a second": rate, "block": self.block, "streamed and whole apart": apart, **times}
         lines += [
             f"{len(signal):,} samples at {rate} Hz in blocks of {self.block}, "
-            f"{1e6 * self.block / rate:.0f} us of sound each:",
-            f"  time for a block: mean {times['mean us']:.0f} us, 99 % within {times['p99 us']:.0f} us, "
-            f"{times['late']:.2%} late; {times['times real time']:.1f} times real time",
+            f"{1e6 * self.block / rate:.0f} us of sound each, {times['times real time']:.1f} times real time:",
+            f"  time for a block: mean {times['mean us']:.0f} us, half within {times['median us']:.0f} us, 99 % "
+            f"within {times['p99 us']:.0f} us, {times['late']:.2%} late",
             "  beside the whole signal in one call: " + (f"{apart:.1e} apart" if apart else "the same bits"),
         ]
         written = {"filtered": streamed, "dry": signal}
@@ -150,9 +151,8 @@ class Amplifier(Recipe):
         figures = {NAME: partial(draw, written, rate, seconds, self.block / rate)}
         return Result("\n".join(lines), data, figures, ok=apart < 1e-5)
 
-    def train(self) -> Any:
+    def train(self, train: Pair, held_out: Pair) -> AmplifierTask:
         """The task with its trained model."""
-        train, held_out = self.pair().split(0.8)
         if len(train.dry) < WARM_UP + self.length:
             raise UserError(
                 f"--length: got {self.length}, expected at most {len(train.dry) - WARM_UP}, for there are "
@@ -171,8 +171,6 @@ class Amplifier(Recipe):
     def loaded(self) -> tuple[StreamingFilter, int]:
         """A model and its rate."""
         assert self.checkpoint is not None
-        if self.apply is None:
-            raise UserError("--checkpoint: got one without --apply, expected a WAV file to filter")
         content = load_model(self.checkpoint, NAME)
         trained = content["settings"]
         model = StreamingFilter(trained["hidden_size"], cell=trained["cell"], layers=self.layers)
@@ -193,15 +191,15 @@ class Amplifier(Recipe):
             raise UserError(f"--target: {self.target} has {len(wet)} samples, expected {len(dry)} as --input has")
         return Pair(dry, wet, rate)
 
-    def signal(self, held_out: Pair | None, rate: int) -> Tensor:
-        """What is filtered in the end."""
-        if self.apply is None:
-            assert held_out is not None
-            return held_out.dry
-        signal, its = wav.read("--apply", self.apply)
-        if its != rate:
-            raise UserError(f"--apply: {self.apply} has {its} Hz, expected {rate} as the model was trained on")
-        return signal
+    def fitting(self, applied: tuple[Tensor, int] | None, rate: int, other: Tensor | None = None) -> Tensor:
+        """What is filtered in the end, as it was read, or another signal."""
+        if applied is None:
+            if other is None:
+                raise UserError("--checkpoint: got one without --apply, expected a WAV file to filter")
+            return other
+        if applied[1] != rate:
+            raise UserError(f"--apply: {self.apply} has {applied[1]} Hz, expected {rate} as what is learned from")
+        return applied[0]
 
 
 def emphasised(samples: Tensor) -> Tensor:
@@ -246,18 +244,19 @@ def in_time(seconds: list[float], budget: float) -> dict[str, float]:
     times = torch.tensor(seconds, dtype=torch.float64)
     return {
         "budget us": 1e6 * budget,
+        "median us": 1e6 * float(times.median()),
         "mean us": 1e6 * float(times.mean()),
-        "p99 us": 1e6 * float(times.quantile(0.99)) if len(times) < 1_000_000 else float("nan"),
+        "p99 us": 1e6 * float(times.sort()[0][int(0.99 * (len(times) - 1))]),
         "late": float((times > budget).double().mean()),
         "times real time": budget / float(times.mean()),
     }
 
 
 def draw(signals: dict[str, Tensor], rate: int, seconds: list[float], budget: float) -> Figure:
-    """The loudest moment of the signals, and the times that blocks took."""
+    """Signals just after the loudest sample, and the times that blocks took."""
     figure, (wave, times) = panels(2, 1, height=7.0)
-    window = min(len(signals["dry"]), round(0.015 * rate))
-    begin = min(int(signals["dry"].abs().argmax()), len(signals["dry"]) - window)
+    window = min(len(signals["dry"]), round(0.008 * rate))
+    begin = min(int(signals["dry"].abs().argmax()) + 2 * window, len(signals["dry"]) - window)
     styles: dict[str, dict[str, Any]] = {
         "dry": dict(color="0.7"),
         "target": dict(color="C0", linewidth=3, alpha=0.5),
@@ -267,7 +266,7 @@ def draw(signals: dict[str, Tensor], rate: int, seconds: list[float], budget: fl
     for name, style in styles.items():
         if name in signals:
             wave.plot(milliseconds, signals[name][begin : begin + window], label=name, **style)
-    wave.set(xlabel="ms", ylabel="sample", title="Signals, at the loudest moment")
+    wave.set(xlabel="ms", ylabel="sample", title="Signals, a moment after the loudest")
     wave.legend(loc="upper right")
     logarithms = torch.tensor(seconds).mul(1e6).log10()
     low, high = min(float(logarithms.min()), 1.0), max(float(logarithms.max()), 3.5)

@@ -77,15 +77,17 @@ class Rollout:
     """T steps of B environments, for (T, B) the steps taken, in which episodes end and others begin.
 
     Args:
+        state: the policy's before the first step, detached.
+        last_values: (B,), of the observation after the last step.
         observations: (T, B, I); begins: (T, B) bool, where one is the first of its episode.
         actions: (T, B) int64; log_probs: theirs, as they were drawn; values: the critic's.
         rewards: (T, B), times 1 - discount, so that values are means of rewards; where an episode was cut off by a
             time limit with what the critic expected of the rest.
         ends: (T, B) bool, where an episode ended after the step, for whatever reason.
-        state: the policy's before the first step, detached.
-        last_values: (B,), of the observation after the last step.
     """
 
+    state: Any
+    last_values: Tensor
     observations: Tensor
     begins: Tensor
     actions: Tensor
@@ -93,8 +95,6 @@ class Rollout:
     values: Tensor
     rewards: Tensor
     ends: Tensor
-    state: Any
-    last_values: Tensor
 
     def advantages(self, discount: float, smoothing: float) -> Tensor:
         r"""Generalised advantage estimates, (T, B) (Schulman et al., arXiv:1506.02438).
@@ -148,7 +148,8 @@ class Collector:
         for _ in range(steps):
             taken.append(self._step())
         _, last_values, _ = self.policy.step(self.observation, self.state, self.begins)
-        return Rollout(*[torch.stack(column) for column in zip(*taken, strict=True)], start, last_values)
+        columns = [torch.stack(column) for column in zip(*taken, strict=True)]
+        return Rollout(start, last_values, *columns)
 
     def _step(self) -> tuple[Tensor, ...]:
         observation, begins = self.observation, self.begins

@@ -15,6 +15,11 @@ from ...models import rows_of
 from .policy import Policy, Rollout
 
 
+# Advantages are divided by their standard deviation, but by no less than this: where all goes well they are the
+# critic's noise, which would be blown up until the policy fell apart.
+FLOOR = 0.1
+
+
 @dataclass(frozen=True)
 class Objective:
     """What is minimised over each rollout, several times, each time in one call of the policy.
@@ -53,7 +58,7 @@ class Objective:
         log_probs, gains = logits.log_softmax(-1), advantages[:, rows]
         chosen = log_probs.gather(-1, rollout.actions[:, rows].unsqueeze(-1)).squeeze(-1)
         ratio = (chosen - rollout.log_probs[:, rows]).exp()
-        scaled = (gains - gains.mean()) / (gains.std() + 1e-8)
+        scaled = (gains - gains.mean()) / gains.std().clamp_min(FLOOR)
         actor = -torch.minimum(ratio * scaled, ratio.clamp(1 - self.clip, 1 + self.clip) * scaled).mean()
         critic = F.mse_loss(values, gains + rollout.values[:, rows])
         entropy = -(log_probs.exp() * log_probs).sum(-1).mean()
