@@ -187,7 +187,7 @@ def test_the_objective_where_nothing_has_changed_yet_and_where_too_much_has():
 
 
 def test_it_learns_in_a_moment_what_takes_memory():
-    result = Agent(rollouts=12, environments=12, episodes=20, hidden_size=32).run()
+    result = Agent(rollouts=12, environments=12, episodes=20, hidden_size=32, rate=1e-2).run()
     remembers, does_not = result.data["agents"]
     assert does_not["mean return"] < 70
     assert remembers["mean return"] > 100

@@ -72,16 +72,8 @@ class Agent(Program):
             found |= {"least return": min(returns), "seconds": agent.seconds, "returns": returns}
             rows.append(found | {"curve": agent.curve})
         lines = [f"On {self.episodes} held-out episodes ({solved:g} on average solves the task):", ""]
-        shown = [
-            [
-                r["cell"],
-                f"{r['mean return']:.1f}",
-                f"{r['least return']:.0f}",
-                f"{r['steps']:,}",
-                f"{r['seconds']:.1f}",
-            ]
-            for r in rows
-        ]
+        formats = {"cell": "", "mean return": ".1f", "least return": ".0f", "steps": ",", "seconds": ".1f"}
+        shown = [[format(r[name], how) for name, how in formats.items()] for r in rows]
         lines.append(table(["memory", "mean return", "least", "steps of training", "seconds"], shown))
         data = {"settings": dataclasses.asdict(self), "solved at": solved, "agents": rows}
         done = all(r["mean return"] >= solved for r in rows if r["cell"] != NO_MEMORY)

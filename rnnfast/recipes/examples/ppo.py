@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from ...models import rows_of
 from .policy import Policy, Rollout
 
-
 # Advantages are divided by their standard deviation, but by no less than this: where all goes well they are the
 # critic's noise, which would be blown up until the policy fell apart.
 FLOOR = 0.1
