@@ -46,6 +46,8 @@ def files(tmp_path_factory):
     (folder / "text.wav").write_text("this is no sound, though it says so " * 9)
     (folder / "nothing.wav").write_bytes(b"")
     (folder / "half.wav").write_bytes((folder / "dry.wav").read_bytes()[:30])
+    (folder / "most.wav").write_bytes((folder / "dry.wav").read_bytes()[:-400])
+    (folder / "bare.wav").write_bytes(b"RIFF\x04\0\0\0WAVE")
     return folder
 
 
@@ -88,6 +90,11 @@ WRONG = {
         ["--input", "half.wav", "--target", "wet.wav"],
         "--input: half.wav is no WAV file, or one that breaks",
     ),
+    "most": (
+        ["--input", "most.wav", "--target", "wet.wav"],
+        "--input: most.wav is no WAV file, or one that breaks",
+    ),
+    "bare": (["--input", "bare.wav", "--target", "wet.wav"], "--input: bare.wav is no WAV file"),
     "absent": (["--input", "x.wav", "--target", "wet.wav"], "--input: cannot read x.wav: No such file"),
     "nan": (["--input", "dry.wav", "--target", "nan.wav"], "--target: nan.wav has samples that are no finite"),
     "silent": (

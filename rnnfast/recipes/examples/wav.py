@@ -25,10 +25,11 @@ def read(option: str, path: Path) -> tuple[Tensor, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", wavfile.WavFileWarning)  # of chunks that hold no samples
+            warnings.filterwarnings("error", "Reached EOF", wavfile.WavFileWarning)
             rate, samples = wavfile.read(path)
     except OSError as error:
         raise UserError(f"{option}: cannot read {path}: {error.strerror or error}") from None
-    except (ValueError, EOFError, struct.error, UnboundLocalError):
+    except (ValueError, EOFError, struct.error, UnboundLocalError, wavfile.WavFileWarning):
         raise UserError(f"{option}: {path} is no WAV file, or one that breaks off") from None
     if samples.ndim != 1:
         raise UserError(f"{option}: {path} has {samples.shape[1]} channels, expected one (mono)")
