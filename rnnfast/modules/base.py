@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .. import ops
 from .._noise import draw_seed
-from .._torch import is_compiling
+from .._torch import any_autocast, is_compiling
 from . import masked, normalised, ragged
 from ._common import autocast_dtype, cast, weight, weights
 from .options import Options
@@ -31,6 +31,7 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
 
     __jit_unused_properties__: ClassVar = [  # what TorchScript is not to read
         "all_weights",
+        "recompute",
         "checkpoint_every",
         "recurrent_dropout",
         "zoneout",
@@ -130,7 +131,7 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
             >>> states.shape
             torch.Size([1, 5, 3, 20])
         """
-        h0, c0 = self._split(hx)
+        h0, c0 = (None, None) if hx is None else self._split(hx)
         collected: list[Any] | None = [] if all_states else None
         if lengths is not None or reset is not None or reset_state is not None:
             results = self._forward_ragged(input, h0, c0, lengths, reset, reset_state, collected)
@@ -255,7 +256,7 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
         collected: takes each layer's states of every step, (h,), of an LSTM (h, c); batch: what the rows are
         stretches of.
         """
-        dtype = autocast_dtype(x)
+        dtype = autocast_dtype(x) if any_autocast() else None
         if dtype is not None:
             x, h0, c0 = x.to(dtype), cast(h0, dtype), cast(c0, dtype)
         if self.num_layers == 1 and collected is None:
@@ -297,11 +298,10 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
         batch: ragged.Batch | masked.MaskedBatch | None = None,
     ) -> Any:
         """One layer, both directions: output, h_n, of an LSTM c_n, and if wanted all c, (T, B, D, H)."""
-        layout = (self._cell, 2 if self.bidirectional else 0, batch_first, batch_sizes)
-        weights = self._weights(layer, dtype)
-        plain = batch is None and self._recorder is None and self._is_plain and not profiler._is_profiler_enabled
-        if plain:  # a small layer feels whatever is done at each call
-            return self._recurrence(layer, x, weights, h0, c0, (*layout, all_c, self.bptt_clip))
+        weights, direction = self._weights(layer, dtype), 2 if self.bidirectional else 0
+        layout = (self._cell, direction, batch_first, batch_sizes)
+        if batch is None and self._is_plain and self._recorder is None and not profiler._is_profiler_enabled:
+            return ops.recurrence(x, *weights, h0, c0, *layout, all_c, self.bptt_clip)
         note, stretches = None, None if batch is None else batch.table
         if self._recorder is not None:
             recorder = self._recorder if batch is None else batch.recording(self._recorder)

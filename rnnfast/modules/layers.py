@@ -216,6 +216,7 @@ class LSTM(RecurrentLayer):
         self._set_options(bptt_clip, recompute, checkpoint_every, recurrent_dropout, zoneout)
         if layer_norm:
             self._layer_norm = True
+            self._look_again()
             normalised.add_parameters(self)
 
     @property
