@@ -266,11 +266,14 @@ def _compare(exact, results, dgates, actual):
     gradients = [torch.zeros_like(t) if d is None else d for t, d in zip(inputs.values(), gradients, strict=True)]
     # Gradients of weights are sums over all steps and rows, which may cancel; the rounding errors of their terms
     # do not. With 16 bits whatever BPTT reads is rounded.
+    tolerance = TOLERANCE[results[0].dtype]
     terms = [torch.linalg.vector_norm(gradients[0].flatten(0, -3), dim=0)]
     if results[0].element_size() == 2:
         terms += gradients
+        if exact.cell == "layer_norm_lstm":
+            tolerance *= 2  # it reads five arrays, an LSTM two
     for name, gradient in zip(inputs, gradients, strict=True):
         sums = name in ("w_hh", "w_hr", "b_hh") or len(terms) > 1
         scale_of = torch.cat([t.flatten() for t in (gradient, *terms)]) if sums else gradient
-        assert_close(actual[name], gradient, what=f"gradient for {name}", scale_of=scale_of)
+        assert_close(actual[name], gradient, tolerance, what=f"gradient for {name}", scale_of=scale_of)
     return assert_close(actual["norms"], norms, TOLERANCE[dgates.dtype], what="norms of dh")

@@ -21,7 +21,7 @@ from problems import (
 )
 
 import rnnfast
-from rnnfast.reference import GATES
+from rnnfast.reference import GATES, HAVE_C
 
 DTYPES = list(TOLERANCE)
 EDGES = [*range(1, 18), 23, 24, 25, 31, 32, 33, 47, 48, 49, 63, 64, 65, 127, 128, 129]
@@ -109,16 +109,21 @@ def test_schemas_and_fake_kernels(kind, layout):
     checks = ("test_schema", "test_faketensor")
     p = draw_kind(kind, 5, 3, 8, 2, layout=layout)
     x, w_ih = torch.randn(*p.gates.shape[:-2], 4).double(), torch.randn(p.w_hh.shape[:2].numel(), 4).double()
+    normalised, options = p.cell == "layer_norm_lstm", dict(noise=p.noise, seed=p.seed)
+    b_ih = None if normalised else p.bias
     for input, weight in ((p.gates, None), (x, w_ih)):
-        args = (input, weight, p.w_hh, p.w_hr, p.bias, p.bias, p.h0, p.c0, *p.options)
+        if normalised and weight is not None:
+            continue  # it takes what is projected already
+        args = (input, weight, p.w_hh, p.w_hr, b_ih, p.bias, p.h0, p.c0, *p.options)
         for saves in (False, True):
-            torch.library.opcheck(op.recurrence, (*args, saves), test_utils=checks)
-        y, h_n, *others = op.recurrence(*args, True)
-        c_n = others.pop(0) if p.cell == "lstm" else None
+            torch.library.opcheck(op.recurrence, (*args, saves), options, test_utils=checks)
+        y, h_n, *others = op.recurrence(*args, True, **options)
+        c_n = others.pop(0) if p.cell in HAVE_C else None
         given = (torch.randn_like(y), h_n, c_n, p.dc, None if weight is None else input, weight)
         for needs in (255, 85, 170, 255 + (3 << 9), 2047 - (weight is None)):
-            bptt = (*given, p.w_hh, p.w_hr, p.bias, p.bias, p.h0, p.c0, y, others, *p.options, needs)
-            torch.library.opcheck(op.recurrence_bptt, bptt, test_utils=checks)
+            needs &= ~(16 * normalised)  # there is no b_ih
+            bptt = (*given, p.w_hh, p.w_hr, b_ih, p.bias, p.h0, p.c0, y, others, *p.options, needs)
+            torch.library.opcheck(op.recurrence_bptt, bptt, options, test_utils=checks)
 
 
 @pytest.mark.parametrize("cell", CELLS)
