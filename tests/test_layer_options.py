@@ -52,12 +52,17 @@ def fits(name, options):
     )
 
 
-PAIRS = [
-    (name, pair)
-    for name in NAMES
-    for pair in [(o,) for o in (*OF_LAYERS, *OF_CALLS)] + list(itertools.combinations((*OF_LAYERS, *OF_CALLS), 2))
-    if fits(name, set(pair))
-]
+def cases():
+    """Every option of every layer; each pair of one layer, in turn, the others slow."""
+    options = (*OF_LAYERS, *OF_CALLS)
+    for i, some in enumerate([*((o,) for o in options), *itertools.combinations(options, 2)]):
+        names = [name for name in NAMES if fits(name, set(some))]
+        for name in names:
+            quick = len(some) == 1 or name == names[i % len(names)]
+            yield pytest.param(name, some, marks=[] if quick else pytest.mark.slow)
+
+
+PAIRS = list(cases())
 
 
 class Call:

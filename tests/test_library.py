@@ -51,7 +51,7 @@ def test_each_instruction_set(capability, isa):
 
     On the one in use, which all other tests run on, a few. All of the operators' tests: the slow one below.
     """
-    few = "options and packed or draw_the_same_bits"
+    few = "options and 2-packed or draw_the_same_bits"
     in_use = rnnfast.build_info()["isa_in_use"] == isa
     run_operator_tests(capability, isa, few if in_use else f"tile_edges or math or quantized or {few}")
 
