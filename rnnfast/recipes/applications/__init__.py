@@ -4,12 +4,14 @@ from ..._program import Program
 from .application import Application
 from .charlm import CharLM
 from .forecast import Forecast
+from .music import Music
 from .wordlm import WordLM
 
 APPLICATIONS: dict[str, type[Application]] = {
     "forecast": Forecast,
     "charlm": CharLM,
     "wordlm": WordLM,
+    "music": Music,
 }
 PREDICTIONS: dict[str, type[Program]] = {name: kind.prediction for name, kind in APPLICATIONS.items()}
 
