@@ -148,6 +148,7 @@ def test_midi_there_and_back(tmp_path):
 
 def test_names_of_notes():
     assert [chorales.name(n) for n in (60, 61, 69, 21)] == ["C4", "C#4", "A4", "A0"]
+    assert notes(frames_of([[9, 60, 96, 97, 8]])[0]) == [9, 60, 96]
 
 
 def test_what_is_composed_has_one_to_four_voices():

@@ -181,9 +181,10 @@ class _Run:
         optimizer = torch.optim.AdamW(
             task.model.parameters(), lr=schedule.rate, weight_decay=schedule.weight_decay, fused=True
         )
-        rates = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, schedule.rate, total_steps=schedule.steps + 1, pct_start=schedule.warm_up
-        )
+        total, rising = schedule.steps + 1, schedule.warm_up
+        if math.isclose(total * rising, 1):  # where OneCycleLR divides by zero
+            rising *= 1.001
+        rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, schedule.rate, total_steps=total, pct_start=rising)
         self.model, self.optimizer, self.rates = self.accelerator.prepare(task.model, optimizer, rates)
         self.done, self.save_every = Progress(trainer.settings), trainer.save_every
         self.pending: list[Tensor] = []

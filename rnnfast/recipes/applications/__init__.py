@@ -5,6 +5,8 @@ from .application import Application
 from .charlm import CharLM
 from .forecast import Forecast
 from .music import Music
+from .ner import Ner
+from .sentiment import Sentiment
 from .wordlm import WordLM
 
 APPLICATIONS: dict[str, type[Application]] = {
@@ -12,6 +14,8 @@ APPLICATIONS: dict[str, type[Application]] = {
     "charlm": CharLM,
     "wordlm": WordLM,
     "music": Music,
+    "sentiment": Sentiment,
+    "ner": Ner,
 }
 PREDICTIONS: dict[str, type[Program]] = {name: kind.prediction for name, kind in APPLICATIONS.items()}
 

@@ -11,8 +11,10 @@ from torch import Tensor
 from ..._program import UserError, needs
 
 FILE = "JSB_Chorales.mat"
-NOTES = 88  # of a piano
-LOWEST = 21  # of them, as MIDI numbers notes
+NOTES = 88  # of a frame
+# Of them, as MIDI numbers notes. By a piano's keys it would be 21, and half of all basses above 63: the published
+# arrays are an octave higher than chorales are sung.
+LOWEST = 9
 NAMES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 TICKS = 480  # of a quarter note, which is a frame
 TEMPO = 700_000  # microseconds of a quarter note
@@ -52,7 +54,7 @@ def notes(frame: Tensor) -> list[int]:
 
 
 def frames_of(chords: list[list[int]]) -> Tensor:
-    """Frames (T, 88) of chords, given as MIDI's numbers; notes that no piano has are left out."""
+    """Frames (T, 88) of chords, given as MIDI's numbers; notes beyond these are left out."""
     frames = torch.zeros(len(chords), NOTES)
     for t, chord in enumerate(chords):
         for note in chord:

@@ -291,10 +291,10 @@ def draw(model: NotesModel, chorale: Tensor, composed: Tensor, begun: int) -> Fi
     )
     figure.colorbar(image, label="probability")
     t, note = chorale.nonzero().T
-    axes[0].scatter(t, note + LOWEST, s=9, color="C3", marker="s", linewidth=0, label="the chorale's notes")
+    axes[0].scatter(t, note + LOWEST, s=12, color="C3", marker="s", linewidth=0, label="the chorale's notes")
     axes[0].set(title="A held-out chorale, on what was expected of each frame", xlabel="quarter note")
     axes[0].set_ylabel("note, as MIDI numbers them")
-    axes[0].set_ylim(35, 90)
+    axes[0].set_ylim(int(note.min()) + LOWEST - 6, int(note.max()) + LOWEST + 4)
     axes[0].legend(loc="lower right")
     roll(axes[1], composed, begun)
     return figure
