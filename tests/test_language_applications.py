@@ -151,11 +151,17 @@ def test_surprise_is_that_of_the_whole_text(monkeypatch):
 
 
 def test_spelling_is_a_probability():
-    spelling = Spelling(["abba", "cab"])
-    one = {c: math.exp(-spelling(c) + spelling("")) for c in "abc?"}
-    assert sum(one.values()) + math.exp(-spelling("")) == pytest.approx(1)
-    assert one["a"] > one["c"] > one["?"] > 0
-    assert spelling("ab") == pytest.approx(spelling("a") + spelling("b") - spelling(""))
+    """Of all that may follow a beginning, one unknown character among them, the shares sum to 1."""
+    spelling = Spelling(["abba", "cab", "ab"])
+    for begin in ("", "a", "ab", "cc", "?a"):
+        ended = {c: spelling(begin + c) for c in "abc?"}
+        p = {c: spelling._p((2 * language.BEFORE + begin)[-2:], c) for c in ("a", "b", "c", "?", "")}
+        assert sum(p.values()) == pytest.approx(1)
+        assert all(value > 0 for value in p.values())
+        for c, cost in ended.items():
+            end = -math.log(spelling._p((2 * language.BEFORE + begin + c)[-2:], ""))
+            assert cost == pytest.approx(spelling(begin) + math.log(p[""]) - math.log(p[c]) + end)
+    assert spelling("ab") < spelling("ba") < spelling("zz")
 
 
 def test_rare_words_cost_their_characters(tmp_path):

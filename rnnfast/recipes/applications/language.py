@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 HELD_OUT = 0.1
 TEMPERATURE = 0.8
 CHUNK = 2000  # steps at a time where nothing is trained
+BEFORE = "\0"  # what comes before a token's first character, for spelling
 SPECIAL = 2  # tokens that stand for no text
 
 
@@ -104,21 +105,44 @@ def surprise(model: nn.Module, tokens: Tensor) -> Tensor:
 
 
 class Spelling:
-    """What it costs to spell tokens that the vocabulary lacks: each character by its frequency, and an end.
+    r"""What it costs to spell tokens that a vocabulary lacks: each character after two others, and an end.
 
-    With it a model of words can be compared with one of characters: both give each text a probability.
+    .. math::
+        p(c \mid context) = \frac{n(context, c) + k \, p(c \mid shorter\ context)}{n(context) + k}
+
+    with k the number of characters that were seen to follow (Witten and Bell, "The zero-frequency problem", IEEE
+    Transactions on Information Theory 37, 1991), and all alike where there is no context. With it a model of words
+    can be compared with one of characters: both give each text a probability.
 
     Args:
         tokens: such as the rare ones of the training text, to count characters of.
     """
 
+    CONTEXT = 2
+
     def __init__(self, tokens: list[str]) -> None:
-        self.counts = Counter(c for token in tokens for c in (*token, ""))
-        self.total = self.counts.total() + len(self.counts) + 1
+        self.counts: dict[str, Counter[str]] = defaultdict(Counter)
+        for token in tokens:
+            for before, character in self._steps(token):
+                for k in range(self.CONTEXT + 1):
+                    self.counts[before[len(before) - k :]][character] += 1
+        self.kinds = len(self.counts[""]) + 1  # and one for all that were never seen
 
     def __call__(self, token: str) -> float:
         """-log p of a token's characters."""
-        return sum(math.log(self.total / (self.counts[c] + 1)) for c in (*token, ""))
+        return -sum(math.log(self._p(before, character)) for before, character in self._steps(token))
+
+    def _steps(self, token: str) -> list[tuple[str, str]]:
+        """Each character with those before it; the end is an empty one."""
+        whole = BEFORE * self.CONTEXT + token
+        return [(whole[i : i + self.CONTEXT], c) for i, c in enumerate((*token, ""))]
+
+    def _p(self, before: str, character: str) -> float:
+        shorter = self._p(before[1:], character) if before else 1 / self.kinds
+        found = self.counts.get(before)
+        if not found:
+            return shorter
+        return (found[character] + len(found) * shorter) / (found.total() + len(found))
 
 
 @dataclass(frozen=True)
