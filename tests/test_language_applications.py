@@ -132,6 +132,21 @@ def test_an_interrupted_training_goes_on_with_its_states(tmp_path):
     assert train(tmp_path) == expected
 
 
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_layers_of_torch_learn_the_same(cell, song):
+    options = dict(text=song, hidden_size=8, embedding_size=4, batch_size=8, length=20, epochs=1, dropout=0.0)
+    found = [CharLM(cell=cell, layers=layers, **options).fit().progress.losses for layers in ("torch", "rnnfast")]
+    assert len(found[0]) > 10
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
+
+
+def test_it_trains_in_16_bits(song):
+    options = dict(text=song, hidden_size=8, embedding_size=4, batch_size=8, length=20, epochs=1, rate=0.02)
+    found = [CharLM(precision=precision, **options).fit().progress.losses for precision in ("no", "bf16")]
+    assert found[0] != found[1]
+    assert found[1] == pytest.approx(found[0], abs=0.1)
+
+
 def test_tokens_are_hidden_from_the_model_only():
     tokens = torch.randint(2, 9, (2000,))
     shown = LanguageTask(LanguageModel(9, 4, 6), tokens, tokens, 4, 50, seed=3, hide=0.0).batch(1)
