@@ -14,12 +14,15 @@ from rnnfast._program import UserError
 from rnnfast.recipes.applications.forecast import (
     QUANTILES,
     Forecast,
+    ForecastTask,
     PredictForecast,
     judge,
+    network,
     pinball,
     widening,
 )
 from rnnfast.recipes.applications.series import TRANSFORMS, Form, read_column, season_of, seasonal_naive
+from rnnfast.recipes.training import Schedule, Trainer
 
 pytest.importorskip("accelerate", reason="training needs accelerate")
 pytest.importorskip("matplotlib", reason="figures need matplotlib")
@@ -34,10 +37,15 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+def noise_of(count):
+    """The same in each run: some of what follows is chosen by what the noise happens to be."""
+    return torch.randn(count, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
 def waves(count, period=7, noise=0.1, growth=0.0):
     """A season, on a level that may grow, with noise."""
     t = torch.arange(count, dtype=torch.float64)
-    wave = 3 + torch.sin(2 * math.pi * t / period) + noise * torch.randn(count, dtype=torch.float64)
+    wave = 3 + torch.sin(2 * math.pi * t / period) + noise * noise_of(count)
     return wave * torch.exp(growth * t)
 
 
@@ -50,7 +58,7 @@ def write(file, values, column="Units"):
 def sales(tmp_path):
     """A noisy level that goes up and down: next to it the last value and the last season are poor forecasts."""
     t = torch.arange(240, dtype=torch.float64)
-    values = 50 + 10 * torch.sin(2 * math.pi * t / 30) + 4 * torch.randn(240, dtype=torch.float64)
+    values = 50 + 10 * torch.sin(2 * math.pi * t / 30) + 4 * noise_of(240)
     return write(tmp_path / "sales.csv", values)
 
 
@@ -85,9 +93,29 @@ def test_the_forecast_of_a_checkpoint_is_that_of_its_training(sales, tmp_path):
     torch.testing.assert_close(torch.tensor(found.data["forecast"], dtype=torch.float64), expected)
 
 
+def test_the_weights_are_those_that_were_best_on_what_was_left_out(sales):
+    torch.manual_seed(0)
+    settings = Forecast(**FAST).settings()
+    _, values = read_column(sales, None, "")
+    form = Form.of(values, 30, 4)
+    origins = torch.arange(form.first(8), len(values) - 4)
+    left_out, kept = torch.arange(20), torch.arange(20, len(origins))
+    windows, targets = form.windows(values, origins, 8), form.targets(values, origins)
+    task = ForecastTask(network(settings), windows, targets, kept, left_out, batch_size=32, seed=0)
+    progress = Trainer().train(task, Schedule(30, 0.2, evaluate_every=3), "sales")
+    found = [row["left out"] for row in progress.metrics]
+    for weights in task.model.parameters():
+        torch.nn.init.normal_(weights, std=9.0)
+    assert task.evaluate()["left out"] > min(found)
+    task.best.restore(task.model)
+    assert task.evaluate()["left out"] == pytest.approx(min(found))
+    seen = {tuple(window[:, 0].tolist()) for step in range(30) for window in task.batch(step)[0]}
+    assert seen <= {tuple(window[:, 0].tolist()) for window in windows[kept]}
+
+
 def test_held_out_values_are_not_trained_on(sales, tmp_path):
     _, values = read_column(sales, None, "")
-    values[160:] = 1000 * torch.rand(80, dtype=torch.float64)
+    values[160:] = 1000 * noise_of(80)
     other = write(tmp_path / "other.csv", values)
     options = FAST | dict(steps=4)
     (one, _, end), (two, _, _) = (Forecast(csv=file, season=30, **options).fit()[0] for file in (sales, other))
@@ -103,7 +131,7 @@ def test_held_out_values_are_not_trained_on(sales, tmp_path):
 FORMS = {
     "log": (waves(90, 6, growth=0.03), 6, "log", 6),
     "a season ago": (waves(90, 6, noise=0.05), 6, "none", 6),
-    "the last": (torch.randn(90, dtype=torch.float64).cumsum(0), 1, "none", 0),
+    "the last": (noise_of(90).cumsum(0), 1, "none", 0),
     "root": ((waves(90, 6, growth=0.03) - 1).clamp(min=0) * (torch.arange(90) != 8), 6, "root", 6),
 }
 
@@ -147,9 +175,9 @@ def test_targets_beyond_the_end_are_none():
 
 
 def test_the_season_is_found():
-    assert season_of(waves(140, 7)) == 7
-    assert season_of(waves(240, 12, growth=0.01)) == 12
-    assert season_of(torch.randn(300, dtype=torch.float64)) == 1
+    assert season_of(waves(140, 7, noise=0.03)) == 7
+    assert season_of(waves(240, 12, noise=0.03, growth=0.01)) == 12
+    assert season_of(noise_of(300)) == 1
     assert season_of(torch.ones(50, dtype=torch.float64)) == 1
 
 

@@ -17,7 +17,7 @@ from ...models import ReadoutRNN
 from .. import data
 from ..order import Order
 from ..training import Schedule, Task
-from .application import Application, Prediction
+from .application import Application, Best, Prediction
 from .series import KNOWN, Form, read_column, season_of, seasonal_naive
 
 if TYPE_CHECKING:
@@ -52,15 +52,25 @@ class ForecastTask(Task):
         \sum_q \max(q (y - \hat y_q),\, (q - 1)(y - \hat y_q))
 
     Args:
-        windows: (N, W, 4); targets: (N, H); kept: the rows that are trained on.
+        windows: (N, W, 4); targets: (N, H).
+        kept: the rows that are trained on; left_out: those that the best weights are chosen by.
     """
 
     def __init__(
-        self, model: nn.Module, windows: Tensor, targets: Tensor, kept: Tensor, batch_size: int, seed: int
+        self,
+        model: nn.Module,
+        windows: Tensor,
+        targets: Tensor,
+        kept: Tensor,
+        left_out: Tensor,
+        *,
+        batch_size: int,
+        seed: int,
     ) -> None:
         super().__init__(model)
-        self.windows, self.targets, self.kept = windows, targets, kept
+        self.windows, self.targets, self.kept, self.left_out = windows, targets, kept, left_out
         self.order = Order(len(kept), batch_size, seed)
+        self.best = Best()
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Windows and targets."""
@@ -71,6 +81,26 @@ class ForecastTask(Task):
         """The quantile loss."""
         windows, targets = batch
         return pinball(quantiles(model, windows), targets).sum(), targets.numel()
+
+    def evaluate(self) -> dict[str, float]:
+        """The quantile loss of the rows left out."""
+        found = float(pinball(self.without(), self.targets[self.left_out]).mean())
+        self.best.note(self.model, found)
+        return {"left out": found}
+
+    @torch.no_grad()
+    def without(self) -> Tensor:
+        """Quantiles (B, H, Q) of the rows left out."""
+        place = next(self.model.parameters()).device
+        return quantiles(self.model, self.windows[self.left_out].to(place)).cpu()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best weights."""
+        return self.best.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes them back."""
+        self.best.load_state_dict(state)
 
 
 def pinball(found: Tensor, targets: Tensor) -> Tensor:
@@ -221,13 +251,20 @@ class Forecast(Application):
             torch.manual_seed(self.seed + 1000 * number)
             kept = torch.cat([s for s in stretches if s is not left_out])
             task = ForecastTask(
-                network(self.settings()), windows, targets, kept, self.batch_size, self.seed + number
+                network(self.settings()),
+                windows,
+                targets,
+                kept,
+                left_out,
+                batch_size=self.batch_size,
+                seed=self.seed + number,
             )
             minutes = None if self.minutes is None else self.minutes / self.models / len(self.series)
-            schedule = Schedule(self.steps, self.rate, minutes=minutes)
+            schedule = Schedule(self.steps, self.rate, evaluate_every=max(1, self.steps // 10), minutes=minutes)
             self.trainer(self.seed + number).train(task, schedule, f"{name}-{number + 1}")
+            task.best.restore(task.model)
             models.append(task.model)
-            missed.append(overshoot(task, left_out))
+            missed.append(overshoot(task))
         widen = widening(torch.cat(missed))
         return Forecaster(name, column, unit, form, self.window, models, widen), values, end
 
@@ -269,12 +306,10 @@ def held_out_from(values: Tensor) -> int:
     return len(values) - len(values) // 3
 
 
-@torch.no_grad()
-def overshoot(task: ForecastTask, rows: Tensor) -> Tensor:
-    """By how much targets of some rows lie outside the interval, (B, H); negative within."""
-    place = next(task.model.parameters()).device
-    found = quantiles(task.model, task.windows[rows].to(place)).cpu()
-    return torch.maximum(found[:, :, 0] - task.targets[rows], task.targets[rows] - found[:, :, -1])
+def overshoot(task: ForecastTask) -> Tensor:
+    """By how much targets of the rows left out lie outside the interval, (B, H); negative within."""
+    found, targets = task.without(), task.targets[task.left_out]
+    return torch.maximum(found[:, :, 0] - targets, targets - found[:, :, -1])
 
 
 def widening(missed: Tensor) -> Tensor:
