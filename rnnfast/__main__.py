@@ -20,6 +20,7 @@ EXAMPLES = """examples:
   rnnfast exercise own-rnn --check mine.py  grades an RNN of yours
   rnnfast train forecast                    an application, from data to a model; then
   rnnfast predict forecast passengers.csv   its answer to data of yours
+  rnnfast example agent                     a real use: learns to balance, from positions alone
   rnnfast info --cell lstm --T 100 --B 32 --H 256 --threads 2
 
 Each command has a --help of its own."""
@@ -136,6 +137,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
         "answer with a model that `train` has left: text or file in, answer out",
         programs(".recipes.applications:PREDICTIONS"),
     ),
+    "example": ("put a recurrent layer to a real use", programs(".recipes.examples:EXAMPLES")),
     "bench": ("measure speed beside torch.nn, in a checkout of rnnfast", command(".recipes.bench")),
     "info": ("what was built, what is in use, and how a problem would be run", command(".recipes.info")),
     "text": ("the teaching text's sections, each with the command that runs it", command(".recipes.text")),

@@ -17,7 +17,7 @@ import rnnfast
 from rnnfast import lab
 from rnnfast.__main__ import COMMANDS, command_line, main
 from rnnfast._program import Program, Result, UserError, from_options, needs, progress, setting, whole_file
-from rnnfast.recipes import applications, bench, exercises, text
+from rnnfast.recipes import applications, bench, examples, exercises, text
 
 PROGRAMS = {
     f"{command} {name}": program
@@ -26,6 +26,7 @@ PROGRAMS = {
         ("exercise", exercises.EXERCISES),
         ("train", applications.APPLICATIONS),
         ("predict", applications.PREDICTIONS),
+        ("example", examples.EXAMPLES),
     )
     for name, program in registry.items()
 }

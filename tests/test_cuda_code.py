@@ -15,7 +15,13 @@ LIBRARY = Path(rnnfast.__file__).parent / "_cuda.so"
 ARCHS = [arch.removesuffix("+PTX") for arch in str(rnnfast.build_info().get("cuda_archs", "")).split(",") if arch]
 # Threads of the largest block times registers of a thread may be no more than a multiprocessor has.
 REGISTERS = 65536
-THREADS = {"step_kernel": 256, "prepare_kernel": 256, "double, rnnfast::FmaProduct": 384, "FmaProduct": 512}
+THREADS = {
+    "step_kernel": 256,
+    "row_kernel": 256,
+    "prepare_kernel": 256,
+    "double, rnnfast::FmaProduct": 384,
+    "FmaProduct": 512,
+}
 THREADS["MmaProduct"] = 256
 MMA = {
     "__half": "HMMA.16816.F32",

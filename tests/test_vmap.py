@@ -223,6 +223,7 @@ def test_cells(name):
     torch.testing.assert_close(tangent, (grad(partial(loss, weights))(xs[0]) * xs[1]).sum())
 
 
+@pytest.mark.contrast
 @pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
 def test_where_torchs_layers_refuse(name):
     """Ours would be no news if they did not."""

@@ -103,9 +103,10 @@ __device__ C sum_over_block(C v) {
   return sum;
 }
 
-// A block for each (group, row): cells with statistics, sums over the units of a row.
+// A block for each (group, row): cells with statistics, sums over the units of a row. Two blocks leave a
+// thread 128 registers.
 template <class Phase, class S, bool kNoisy>
-__global__ void __launch_bounds__(kStepThreads) row_kernel(const __grid_constant__ StepArguments a) {
+__global__ void __launch_bounds__(kStepThreads, 2) row_kernel(const __grid_constant__ StepArguments a) {
   const Recurrence& r = a.recurrence;
   const int64_t units = r.units[Phase::kUnits];
   const int64_t row = static_cast<int64_t>(blockIdx.x) % a.rows,

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import ops
 from . import normalised
 from .base import RecurrentLayer
 
@@ -217,6 +216,7 @@ class LSTM(RecurrentLayer):
         self._set_options(bptt_clip, recompute, checkpoint_every, recurrent_dropout, zoneout)
         if layer_norm:
             self._layer_norm = True
+            self._look_again()
             normalised.add_parameters(self)
 
     @property
@@ -229,16 +229,6 @@ class LSTM(RecurrentLayer):
         super().reset_parameters()
         if self._layer_norm:
             normalised.reset_parameters(self)
-
-    def _recurrence(
-        self, layer: int, x: Tensor, weights: tuple[Any, Any, Any, Any, Any], h0: Any, c0: Any, options: Any
-    ) -> Any:
-        if not self._layer_norm:
-            return super()._recurrence(layer, x, weights, h0, c0, options)
-        w_ih, w_hh, _, b_ih, b_hh = weights
-        gates, vector = normalised.gates_and_vector(self, layer, x, w_ih, b_ih, b_hh)
-        y, *others = ops.recurrence(gates, None, w_hh, None, None, vector, h0, c0, *options)
-        return [y.flatten(-2), *others]
 
     def _split(self, hx: Any) -> tuple[Any, Any]:
         return (None, None) if hx is None else (hx[0], hx[1])

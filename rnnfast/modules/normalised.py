@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import init
 
+from .. import ops
 from ._common import weight
 
 CELL = "layer_norm_lstm"
@@ -40,7 +41,7 @@ def reset_parameters(layer: Any) -> None:
             init.zeros_(getattr(layer, BIAS_C + suffix))
 
 
-def gates_and_vector(
+def _gates_and_vector(
     layer: Any, k: int, x: Tensor, w_ih: Tensor | None, b_ih: Tensor | None, b_hh: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """What layer k's recurrence takes for x and for b_hh: N(W_ih x) gain + b_ih + b_hh, (T, B, G, 4 H), and
@@ -65,4 +66,12 @@ def gates_and_vector(
     return gates.to(x.dtype), torch.cat([gain_hh, gain_c, bias_c], 1)  # on CUDA autocast normalises in float32
 
 
-__all__ = ["CELL", "add_parameters", "gates_and_vector", "reset_parameters"]
+def recurrence(layer: Any, k: int, x: Tensor, weights: tuple[Any, ...], h0: Any, c0: Any, options: Any) -> Any:
+    """What :func:`rnnfast.ops.recurrence` gives for layer k; options: what that takes from `cell` on."""
+    w_ih, w_hh, _, b_ih, b_hh = weights
+    gates, vector = _gates_and_vector(layer, k, x, w_ih, b_ih, b_hh)
+    y, *others = ops.recurrence(gates, None, w_hh, None, None, vector, h0, c0, *options)
+    return [y.flatten(-2), *others]
+
+
+__all__ = ["CELL", "add_parameters", "recurrence", "reset_parameters"]

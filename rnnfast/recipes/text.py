@@ -35,6 +35,7 @@ REGISTRIES = {
     "lab": ("..lab", "EXPERIMENTS"),
     "exercise": (".exercises", "EXERCISES"),
     "train": (".applications", "APPLICATIONS"),
+    "example": (".examples", "EXAMPLES"),
 }
 # Of commands that are no program of a registry.
 OTHERS = {"Practical Example: Character-Level Language Model": {"demo": "Trains it beside torch.nn's."}}

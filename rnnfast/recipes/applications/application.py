@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..._program import Program, Result, UserError, main_process, setting
 from ...models import CELLS
-from ..recipe import Recipe, load_model
+from ..recipe import DAMAGE, Recipe, load_model
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Prediction(Program):
         content = load_model(path, self.application)
         try:
             models = self.load(content)
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError):
+        except DAMAGE:
             raise UserError(f"--checkpoint: {path} is of another version of rnnfast, or damaged") from None
         torch.manual_seed(self.seed)
         return self.answer(content, models)
