@@ -18,6 +18,8 @@ EXAMPLES = """examples:
   rnnfast lab gradient-flow --seed 1        one of them
   rnnfast exercise names --output names     trains, evaluates, leaves results.json and pictures in names/
   rnnfast exercise own-rnn --check mine.py  grades an RNN of yours
+  rnnfast train forecast                    an application, from data to a model; then
+  rnnfast predict forecast passengers.csv   its answer to data of yours
   rnnfast example agent                     a real use: learns to balance, from positions alone
   rnnfast info --cell lstm --T 100 --B 32 --H 256 --threads 2
 
@@ -80,7 +82,9 @@ def of_program(kind: type[Program]) -> Callable[[Parser], None]:
         add_arguments(parser, kind)
         default = Path("rnnfast-output") / parser.prog.split()[-1]
         about = f"folder for results.json and pictures (default: {default})"
-        if "output" in kind.__dataclass_fields__:  # a program that writes more there
+        if not kind.keeps:
+            pass
+        elif "output" in kind.__dataclass_fields__:  # a program that writes more there
             parser.set_defaults(output=default)
         else:
             parser.add_argument("--output", type=Path, default=default, metavar="FOLDER", help=about)
@@ -97,9 +101,10 @@ def run_program(kind: type[Program], options: argparse.Namespace) -> int:
     if not main_process():
         return 0
     print(result.json() if options.json else result.summary)
-    files = result.save(options.output)
+    files = [] if options.output is None else result.save(options.output)
     program.finish()
-    notice(f"written: {', '.join(map(str, files))}")
+    if files:
+        notice(f"written: {', '.join(map(str, files))}")
     return 0 if result.ok else 1
 
 
@@ -123,6 +128,14 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "exercise": (
         "train a model, evaluate it on held-out data and show examples",
         programs(".recipes.exercises:EXERCISES"),
+    ),
+    "train": (
+        "train an application on real data, or yours, and evaluate it on what was held out",
+        programs(".recipes.applications:APPLICATIONS"),
+    ),
+    "predict": (
+        "answer with a model that `train` has left: text or file in, answer out",
+        programs(".recipes.applications:PREDICTIONS"),
     ),
     "example": ("put a recurrent layer to a real use", programs(".recipes.examples:EXAMPLES")),
     "bench": ("measure speed beside torch.nn, in a checkout of rnnfast", command(".recipes.bench")),

@@ -29,10 +29,21 @@ class UserError(Exception):
 
 
 def setting(
-    default: Any, about: str, *, choices: Sequence[Any] = (), least: float | None = None, metavar: str = ""
+    default: Any,
+    about: str,
+    *,
+    choices: Sequence[Any] = (),
+    least: float | None = None,
+    metavar: str = "",
+    positional: bool = False,
 ) -> Any:
-    """A field of a :class:`Program`: its default, its line of help, what it may be, and its name in help."""
+    """A field of a :class:`Program`: its default, its line of help, what it may be, and its name in help.
+
+    Args:
+        positional: whether the command line has it without a name, and may leave it out.
+    """
     metadata = {"about": about, "choices": tuple(choices), "least": least, "metavar": metavar}
+    metadata["positional"] = positional
     return field(default=default, metadata=metadata)
 
 
@@ -101,6 +112,7 @@ class Result:
         summary: for the terminal.
         data: plain numbers, strings, lists and dicts, for JSON.
         figures: by name, what draws each.
+        files: by name, what writes each.
         ok: whether it is what was hoped for; the exit status of the command line is 1 otherwise.
     """
 
@@ -108,9 +120,10 @@ class Result:
     data: dict[str, Any]
     figures: Mapping[str, Callable[[], Figure]] = field(default_factory=dict)
     ok: bool = True
+    files: Mapping[str, Callable[[Path], Any]] = field(default_factory=dict)
 
     def save(self, folder: Path) -> list[Path]:
-        """Writes ``results.json`` and a PNG for each figure; returns the files."""
+        """Writes ``results.json``, a PNG for each figure and the other files; returns them all."""
         files = [folder / "results.json"]
         with whole_file(files[0]) as path:
             path.write_text(self.json() + "\n", encoding="utf-8")
@@ -119,6 +132,10 @@ class Result:
             figure = draw()
             with whole_file(files[-1]) as path:
                 figure.savefig(path, dpi=100)
+        for name, write in self.files.items():
+            files.append(folder / name)
+            with whole_file(files[-1]) as path:
+                write(path)
         return files
 
     def json(self) -> str:
@@ -142,11 +159,12 @@ class Program:
 
     Subclasses are frozen dataclasses whose fields are :func:`setting`; their docstring's first line is the
     program's help, `section` the section of the teaching text that it belongs to, `examples` lines of options
-    worth trying.
+    worth trying, and `keeps` whether it leaves its results in a folder without being asked to.
     """
 
     section: ClassVar[str] = ""
     examples: ClassVar[tuple[str, ...]] = ()
+    keeps: ClassVar[bool] = True
 
     seed: int = setting(0, "of all random numbers")
     device: str = setting("cpu", "such as cpu, cuda or cuda:1")
@@ -197,6 +215,10 @@ def add_arguments(parser: argparse.ArgumentParser, program: type[Program]) -> No
         if typing.get_origin(kind) is tuple:
             kind, many = typing.get_args(kind)[0], True
         about = f.metadata["about"]
+        if f.metadata["positional"]:
+            shown = f.metadata["metavar"] or f.name.upper()
+            parser.add_argument(f.name, nargs="?", type=kind, default=f.default, metavar=shown, help=about)
+            continue
         if f.metadata["choices"]:
             about += f": {', '.join(map(str, f.metadata['choices']))}"
         default: Any = f.default

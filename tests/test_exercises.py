@@ -1,7 +1,6 @@
 """The exercises that train: on tiny data of our own, on the real data for a moment, and (slow) as they are."""
 
 import datetime
-import json
 import math
 import random
 from collections import Counter
@@ -10,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from published import looks_right, publish
 from torch import nn
 
 from rnnfast._program import UserError
 from rnnfast.recipes import classification, data
 from rnnfast.recipes.classification import ClassifierTask, Labelled
-from rnnfast.recipes.data import Found, sha256
+from rnnfast.recipes.data import Found
 from rnnfast.recipes.exercises import EXERCISES, calendar, dates, names
 from rnnfast.recipes.exercises.adding import Adding, AddingTask
 from rnnfast.recipes.exercises.hidden_states import HiddenStates, accuracy_after, take_states
@@ -24,7 +24,6 @@ from rnnfast.recipes.exercises.name_model import NameModel, Ngrams
 from rnnfast.recipes.exercises.names import NameClassification
 from rnnfast.recipes.exercises.sentences import Sentences
 from rnnfast.recipes.recipe import load_model
-from rnnfast.recipes.sets import SETS, DataSet
 from rnnfast.recipes.vocabulary import UNKNOWN, Vocabulary, padded
 
 pytest.importorskip("accelerate", reason="training needs accelerate")
@@ -39,30 +38,6 @@ real_data = pytest.mark.skipif(not (REAL / "names").is_dir(), reason="RNNFAST_DA
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)
-
-
-def publish(monkeypatch, folder, name, files):
-    """Has a data set consist of files of ours."""
-    (folder / name).mkdir(parents=True)
-    for file, lines in files.items():
-        (folder / name / file).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    sums = {file: sha256(folder / name / file) for file in files}
-    monkeypatch.setitem(SETS, name, DataSet("a/b", "0" * 40, "", "ours", sums))
-    return folder
-
-
-def looks_right(result):
-    """Whether figures have titles and labelled axes, and the data can be kept."""
-    assert json.loads(result.json())["settings"]
-    for name, draw in result.figures.items():
-        figure = draw()
-        assert figure.get_size_inches()[0] * 100 >= 800, name
-        axes = figure.axes[0]
-        assert axes.get_title() or figure.get_suptitle(), name
-        assert axes.get_xlabel(), name
-        assert axes.get_ylabel(), name
-        figure.savefig(Path("/dev/null"), format="png")
-    return True
 
 
 # Names: invented ones, whose ends tell the language.

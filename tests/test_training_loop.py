@@ -321,6 +321,12 @@ def test_a_schedule_ends_near_zero(monkeypatch):
     assert rates[-1] < SCHEDULE.rate / 20
 
 
+@pytest.mark.parametrize("steps", [1, 2, 9, 10])
+def test_few_steps_have_a_schedule_too(steps):
+    task = Parity()
+    assert Trainer().train(task, Schedule(steps, 0.01), "few").step == steps
+
+
 def test_progress_bars_and_pictures_are_not_needed_to_train(monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm", None)
     assert train(None)[0].step == STEPS

@@ -32,10 +32,12 @@ class Tagger(nn.Module):
         hidden_size: units, H.
         tags: how many tags there are, K.
         crf: whether there is a conditional random field on top.
+        embedding: what embeds tokens in place of a table, from (B, T, ...) to (B, T, E); `vocabulary` is then of
+            no effect.
         cell, num_layers, bidirectional, dropout, layers: as in :func:`~rnnfast.models.recurrent_layer`.
 
     Shapes:
-        * tokens: (B, T) int64.
+        * tokens: (B, T) int64, with an `embedding` of your own whatever it takes.
         * lengths: (B,) int64, valid steps of each row, 1 to T; None if all are.
         * result: logits (B, T, K), with a CRF the scores without transitions.
 
@@ -64,11 +66,12 @@ class Tagger(nn.Module):
         bidirectional: bool = True,
         dropout: float = 0.0,
         crf: bool = False,
+        embedding: nn.Module | None = None,
         layers: str = "rnnfast",
     ) -> None:
         super().__init__()
         at_least(1, vocabulary=vocabulary, embedding_size=embedding_size, tags=tags)
-        self.embedding = nn.Embedding(vocabulary, embedding_size)
+        self.embedding = nn.Embedding(vocabulary, embedding_size) if embedding is None else embedding
         self.rnn = recurrent_layer(
             cell,
             embedding_size,
@@ -83,13 +86,14 @@ class Tagger(nn.Module):
 
     def forward(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Logits, (B, T, K)."""
-        states, _ = run(self.rnn, embed(self.embedding, tokens=tokens), None, lengths)
+        x = embed(self.embedding, tokens=tokens) if self._table else self.embedding(tokens)
+        states, _ = run(self.rnn, x, None, lengths)
         return self.readout(states)
 
     def loss(self, tokens: Tensor, tags: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Mean negative log-likelihood per valid token of true tags, (B, T) int64; padding may hold anything."""
-        if tags.shape != tokens.shape:
-            raise ValueError(f"tags: got shape {tuple(tags.shape)}, expected {tuple(tokens.shape)}, as tokens")
+        if tags.shape != tokens.shape[:2]:
+            raise ValueError(f"tags: got shape {tuple(tags.shape)}, expected {tuple(tokens.shape[:2])}, as tokens")
         logits, mask = self(tokens, lengths), self._mask(tokens, lengths)
         if self.crf is None:
             return F.cross_entropy(logits[mask], tags[mask])
@@ -105,9 +109,13 @@ class Tagger(nn.Module):
         best, steps = logits.argmax(-1).tolist(), mask.sum(1).tolist()
         return [row[:length] for row, length in zip(best, steps, strict=True)]
 
+    @property
+    def _table(self) -> bool:
+        return isinstance(self.embedding, nn.Embedding)
+
     def _mask(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
         if lengths is None:
-            return torch.ones_like(tokens, dtype=torch.bool)
+            return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         return valid(lengths.to(tokens.device), tokens.size(1))
 
 

@@ -25,12 +25,14 @@ class Progress:
         step: how many are done.
         losses: of each step; metrics: of each evaluation, with its step.
         settings: of the program; a run goes on only under the same.
+        seconds: that it has taken.
     """
 
     settings: dict[str, Any]
     step: int = 0
     losses: list[float] = field(default_factory=list)
     metrics: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 class Checkpoints:

@@ -52,7 +52,7 @@ class Recipe(Program):
     def settings(self) -> dict[str, Any]:
         """Those that the numbers depend on, as plain data."""
         found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ELSEWHERE}
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in found.items()}
+        return {name: _plain(value) for name, value in found.items()}
 
     def save_model(self, task: str, models: list[nn.Module], **content: Any) -> None:
         """Writes ``model.pt``: weights, and what else it takes to use them."""
@@ -69,6 +69,12 @@ class Recipe(Program):
             shutil.rmtree(self.output / "checkpoints", ignore_errors=True)
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value
+
+
 def load_model(path: Path, task: str) -> dict[str, Any]:
     """What :meth:`Recipe.save_model` wrote: settings, weights and the rest.
 
@@ -76,10 +82,12 @@ def load_model(path: Path, task: str) -> dict[str, Any]:
         UserError: if the file cannot be read, is damaged or holds another task's model.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        path.open("rb").close()
     except OSError as error:
         raise UserError(f"--checkpoint: cannot read {path}: {error.strerror or error}") from None
-    except (*DAMAGE, pickle.UnpicklingError, zipfile.BadZipFile):
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, *DAMAGE, pickle.UnpicklingError, zipfile.BadZipFile):
         raise UserError(f"--checkpoint: {path} is damaged, or no model of rnnfast's") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"--checkpoint: {path} is no model of rnnfast's")

@@ -34,6 +34,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 REGISTRIES = {
     "lab": ("..lab", "EXPERIMENTS"),
     "exercise": (".exercises", "EXERCISES"),
+    "train": (".applications", "APPLICATIONS"),
     "example": (".examples", "EXAMPLES"),
 }
 # Of commands that are no program of a registry.

@@ -80,6 +80,9 @@ class Schedule:
         weight_decay: of AdamW.
         clip: largest norm of the whole gradient, to which it is scaled down.
         evaluate_every: steps between evaluations; 0 for none before the end.
+        minutes: after which training is to be done, resumed runs together; None for as long as it takes. Where
+            there is no time for all steps, the rate falls sooner and the last ones are left out, so that how
+            many there are depends on the machine.
     """
 
     steps: int
@@ -88,6 +91,7 @@ class Schedule:
     weight_decay: float = 0.01
     clip: float = 1.0
     evaluate_every: int = 0
+    minutes: float | None = None
 
 
 class Interrupt:
@@ -177,9 +181,10 @@ class _Run:
         optimizer = torch.optim.AdamW(
             task.model.parameters(), lr=schedule.rate, weight_decay=schedule.weight_decay, fused=True
         )
-        rates = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, schedule.rate, total_steps=schedule.steps + 1, pct_start=schedule.warm_up
-        )
+        total, rising = schedule.steps + 1, schedule.warm_up
+        if math.isclose(total * rising, 1):  # where OneCycleLR divides by zero
+            rising *= 1.001
+        rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, schedule.rate, total_steps=total, pct_start=rising)
         self.model, self.optimizer, self.rates = self.accelerator.prepare(task.model, optimizer, rates)
         self.done, self.save_every = Progress(trainer.settings), trainer.save_every
         self.pending: list[Tensor] = []
@@ -202,19 +207,44 @@ class _Run:
     def go(self, interrupt: Interrupt) -> None:
         """Trains to the end, or to Ctrl-C."""
         start, steps = self.done.step, self.schedule.steps
-        saved = time.monotonic()
+        saved = self.resumed = time.monotonic()
+        self.before = self.done.seconds
         for step in progress(range(start, steps), self.name, done=start):
+            if self.finished:
+                break
             self.pending.append(self.step(step))
             self.done.step = step + 1
-            if self.done.step == steps or (self.every and self.done.step % self.every == 0):
+            self.advance()
+            if self.finished or (self.every and self.done.step % self.every == 0):
                 self.evaluate()
             stop, late = self.agreed(interrupt.asked, time.monotonic() - saved >= self.save_every)
-            if stop or late or self.done.step == steps:
+            if stop or late or self.finished:
                 self.save()
                 saved = time.monotonic()
             if stop:
                 self.tell_of_interrupt()
                 raise KeyboardInterrupt
+
+    @property
+    def finished(self) -> bool:
+        """Whether the end of the schedule is reached."""
+        return max(self.done.step, self.place) >= self.schedule.steps
+
+    def advance(self) -> None:
+        """Goes on along the schedule: by a step, or where time is short by more."""
+        self.done.seconds = self.before + time.monotonic() - self.resumed
+        if self.schedule.minutes is not None:
+            gone = self.done.seconds / (60 * self.schedule.minutes)
+            if self.accelerator.num_processes > 1:
+                gone = float(self.accelerator.reduce(torch.tensor(gone, device=self.accelerator.device), "mean"))
+            ahead = min(int(gone * self.schedule.steps), self.schedule.steps)
+            self.rates.scheduler.last_epoch = max(self.place, ahead - 1)
+        self.rates.step()
+
+    @property
+    def place(self) -> int:
+        """Where in the schedule the training stands."""
+        return self.rates.scheduler.last_epoch
 
     @property
     def every(self) -> int:
@@ -240,7 +270,6 @@ class _Run:
             self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.schedule.clip)
         self.optimizer.step()
-        self.rates.step()
         self.optimizer.zero_grad()
         return loss.detach()
 

@@ -12,11 +12,14 @@ from ..vocabulary import Vocabulary
 
 FILES = {part: f"stsa.binary.{part}" for part in ("train", "dev", "test")}
 SENTIMENTS = ("negative", "positive")
+# The training sentences, and those that are neither, in five grades from very negative to very positive.
+GRADED = "stsa.fine.train"
+GRADES = 5
 
 
 @dataclass(frozen=True)
 class Sentences:
-    """Sentences with their sentiment, 0 or 1, an index into `SENTIMENTS`."""
+    """Sentences with their sentiment, 0 or 1, an index into `SENTIMENTS`; graded ones with 0 to 4."""
 
     words: list[list[str]]
     classes: list[int]
@@ -28,12 +31,25 @@ class Sentences:
         Raises:
             UserError: for a line that is none.
         """
+        return cls._of(found, FILES[part], len(SENTIMENTS), "0 or 1")
+
+    @classmethod
+    def graded(cls, found: Found) -> Sentences:
+        """Those to train on, with grades.
+
+        Raises:
+            UserError: as above.
+        """
+        return cls._of(found, GRADED, GRADES, f"0 to {GRADES - 1}")
+
+    @classmethod
+    def _of(cls, found: Found, file: str, labels: int, expected: str) -> Sentences:
         words, classes = [], []
-        for number, line in enumerate(found.lines(FILES[part]), 1):
+        for number, line in enumerate(found.lines(file), 1):
             label, *rest = line.split()
-            if label not in ("0", "1") or not rest:
-                path = found.files[FILES[part]]
-                raise UserError(f"data: {path}, line {number}: got {line[:40]!r}, expected 0 or 1 and words")
+            if label not in map(str, range(labels)) or not rest:
+                path = found.files[file]
+                raise UserError(f"data: {path}, line {number}: got {line[:40]!r}, expected {expected} and words")
             words.append(rest)
             classes.append(int(label))
         return cls(words, classes)
@@ -48,4 +64,4 @@ class Sentences:
         return Labelled.of([vocabulary.encode(sentence) for sentence in self.words], self.classes)
 
 
-__all__ = ["FILES", "SENTIMENTS", "Sentences"]
+__all__ = ["FILES", "GRADED", "GRADES", "SENTIMENTS", "Sentences"]
