@@ -79,5 +79,5 @@ RNNFAST_LIBRARY(m) {
   m.def("wish_plan(str? schedule=None, str? weights=None, int? workers=None) -> ()");
   // The same on CUDA; rows: of the batch, for a block of threads.
   m.def("last_cuda_plan() -> str");
-  m.def("wish_cuda_plan(str? schedule=None, int? rows=None) -> ()");
+  m.def("wish_cuda_plan(str? schedule=None, int? rows=None, int? crew=None) -> ()");
 }

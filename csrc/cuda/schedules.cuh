@@ -1,10 +1,18 @@
 // What a cell's file instantiates.
 #pragma once
 
+#include "cluster.cuh"
 #include "cta.cuh"
+#include "grid.cuh"
 #include "stepwise.cuh"
 
 namespace rnnfast::cuda {
+
+template <class Pass, class S, class Product>
+cudaError_t run_crews(const Run& run, const CudaPlan& plan) {
+  return plan.schedule == CudaSchedule::cluster ? launch_cluster<Pass, S, Product>(run, plan)
+                                                : launch_grid<Pass, S, Product>(run, plan);
+}
 
 template <class Pass, class S>
 cudaError_t run_with(const Run& run, const CudaPlan& plan) {
@@ -19,6 +27,11 @@ cudaError_t run_with(const Run& run, const CudaPlan& plan) {
           return launch_cta<Pass, S, MmaProduct<Phase, S, MmaShape::kMostRows>>(run);
       }
       if constexpr (sizeof(S) != 2) return launch_cta<Pass, S, FmaProduct<Phase, S>>(run);
+    }
+    if (plan.schedule == CudaSchedule::cluster || plan.schedule == CudaSchedule::grid) {
+      if constexpr (sizeof(S) != 8)
+        if (plan.arithmetic == Arithmetic::mma) return run_crews<Pass, S, CrewMma<Phase, S>>(run, plan);
+      if constexpr (sizeof(S) != 2) return run_crews<Pass, S, CrewFma<Phase, S>>(run, plan);
     }
   }
   return Stepwise<Pass, S>(run).go();

@@ -1,0 +1,195 @@
+// All steps in one launch, by crews: the blocks of a crew own rows of one group, which never wait for those
+// of other crews, and each member owns some of the units, whose weights it keeps on the chip for all steps.
+// What members put for the matrix of the next step goes to all of them.
+//
+// How it gets there is the Link's business:
+//
+//   kBuffers      of the operand
+//   Link(exchange, shape, memory)  `memory`: shared, laid out as crew_shape.h has it
+//   rank(), crew()                 this member; the number of the crew
+//   initial()     where the first step's operand is put
+//   slice(n)      where this member's slice of the operand after the n-th step's is put
+//   ready()       before the first step: what was put before is seen by all threads
+//   await(n)      the operand of the n-th step, all of it
+//   publish(n)    hands slice(n) on: all threads have put it, and none reads the n-th step's operand any more
+//   leave()       after the last step
+#pragma once
+
+#include "crew_products.cuh"
+#include "cta.cuh"
+
+namespace rnnfast::cuda {
+
+template <class Shape>
+struct CrewArguments {
+  Recurrence recurrence;  // counts and offsets on the GPU
+  Stream computed;
+  Shape shape;
+  Exchange exchange;
+};
+
+// What a thread keeps for one unit of one row.
+template <class Pass, class S, class Product>
+struct CrewOwn {
+  using C = Compute<S>;
+  static constexpr bool kRemembers = true, kNoisy = false;
+
+  typename Product::Operand* target;  // the row's first chunk of the slice
+  int first_unit, units, chunk_stride;
+  C results[OnlyPhase<Pass>::kColumns];
+  C carries[Pass::kCarries > 0 ? Pass::kCarries : 1] = {};
+  C stored[kMaxStreams] = {};
+
+  __device__ __forceinline__ C matrix(int gate) const { return results[gate]; }
+  __device__ __forceinline__ void put(int, C v, int unit, int part) {
+    const int k = part * units + unit - first_unit;
+    target[k / Product::kChunk * chunk_stride + k % Product::kChunk] = Product::as_operand(v);
+  }
+  __device__ __forceinline__ C carry(int i) const { return carries[i]; }
+  __device__ __forceinline__ void keep(int i, C v) { carries[i] = v; }
+  __device__ __forceinline__ C remembered(int stream) const { return stored[stream]; }
+  __device__ __forceinline__ void remember(int stream, C v) { stored[stream] = v; }
+};
+
+// A range of steps in order of processing.
+struct Steps {
+  int64_t first, end;
+};
+
+// The steps at which a row is active. Counts never grow with time, so these are the first ones in time.
+__device__ inline Steps steps_of_row(const Recurrence& r, bool descending, int64_t row) {
+  if (!r.counts) return {0, r.T};
+  int64_t active = 0, none = r.T;
+  while (active < none) {
+    const int64_t middle = active + (none - active) / 2;
+    if (r.counts[middle] > row) {
+      active = middle + 1;
+    } else {
+      none = middle;
+    }
+  }
+  return descending ? Steps{r.T - active, r.T} : Steps{0, active};
+}
+
+// What rows enter with, in all of the first step's operand, and in the slice: rows that have not entered yet
+// hand it on. Zero where there is nothing.
+template <class Pass, class S, class Product>
+__device__ void put_initial(const Recurrence& r, const CrewShape& shape, int64_t group, int64_t first_row,
+                            int rank, typename Product::Operand* operand, typename Product::Operand* slice) {
+  constexpr Operand kind = Pass::kOperands[0];
+  constexpr int kChunk = Product::kChunk;
+  const int64_t units = r.units[kind.units];
+  End initial;
+  if constexpr (kind.initial >= 0) initial = r.ends[kind.initial];
+  const int slice_size = shape.slice_chunks * shape.rows * kChunk;
+  for (int i = static_cast<int>(threadIdx.x); i < shape.crew * slice_size;
+       i += static_cast<int>(blockDim.x)) {
+    const int member = i / slice_size, within = i % slice_size;
+    const int k = within / (shape.rows * kChunk) * kChunk + within % kChunk;
+    const int64_t row = first_row + within / kChunk % shape.rows;
+    // Operands with an initial value have one part.
+    const int64_t unit = static_cast<int64_t>(member) * shape.units + k;
+    Compute<S> v = 0;
+    if (initial.data && row < r.B && k < shape.units && unit < units)
+      v = widened(static_cast<const S*>(initial.data)[group * initial.group + row * initial.row + unit]);
+    operand[i] = Product::as_operand(v);
+    if (member == rank) slice[within] = Product::as_operand(v);
+  }
+}
+
+template <class Pass, class S, class Product, class Link>
+__device__ __forceinline__ void run_crew(const CrewArguments<typename Product::Shape>& a) {
+  using Phase = OnlyPhase<Pass>;
+  using C = Compute<S>;
+  using Own = CrewOwn<Pass, S, Product>;
+  constexpr int kItems = CrewShape::kItems, kThreads = CrewShape::kThreads;
+  static_assert(Phase::kStatistics == 0 && !Phase::kSameStep && Phase::kColumns > 0);
+  static_assert(Pass::kOperands[0].initial < 0 || Pass::kOperands[0].parts == 1);
+  const Recurrence& r = a.recurrence;
+  const auto& shape = a.shape;
+  auto* memory = static_cast<unsigned char*>(shared_memory());
+  auto* results = reinterpret_cast<C*>(memory + shape.results_at);
+
+  Link link(a.exchange, shape, memory);
+  const int rank = link.rank(), first_unit = rank * shape.units;
+  const int64_t group = blockIdx.y, first_row = link.crew() * shape.rows;
+  const int units = static_cast<int>(r.units[Phase::kUnits]);
+  using Operand = typename Product::Operand;
+  put_initial<Pass, S, Product>(r, shape, group, first_row, rank, static_cast<Operand*>(link.initial()),
+                                static_cast<Operand*>(link.slice(0)));
+  const Product product(shape, r.matrices[Phase::kMatrix], group, units, rank, memory + shape.weights_at);
+
+  Own owned[kItems];
+  int rows[kItems];
+#pragma unroll
+  for (int item = 0; item < kItems; ++item)
+    rows[item] = (static_cast<int>(threadIdx.x) + item * kThreads) / shape.units;
+  link.ready();
+
+  const bool descending = is_reversed(r.direction, group) != Pass::kBackward;
+  // The same for all members, which have the same rows: all of them take part in the same steps.
+  const Steps steps = steps_of_row(r, descending, first_row);
+  for (int64_t i = steps.first; i < steps.end; ++i) {
+    const Step step = step_of(r, descending, i);
+    const Window<int> window(r, a.computed, step, group, first_row, sizeof(S), sizeof(C));
+    C fetched[kItems][kMaxFetched];
+    const auto each_item = [&](auto&& run) {
+#pragma unroll
+      for (int item = 0; item < kItems; ++item) {
+        Own& own = owned[item];
+        const int row = opaque(rows[item]);
+        const int local = opaque(static_cast<int>(threadIdx.x) + item * kThreads) - row * shape.units;
+        const int unit = first_unit + local;
+        if (row < window.active && row < shape.rows && unit < units)
+          run(own, row, unit, local, fetched[item]);
+      }
+    };
+    // Memory answers while members wait for each other and multiply.
+    each_item([&](Own& own, int row, int unit, int, C* values) {
+      Accessor<Phase, S, Own, int, Reads::fetch> at(r, window, group, first_row, row, unit, own, values);
+      Phase::run(at);
+    });
+    const int64_t n = i - steps.first;
+    product.multiply(static_cast<const Operand*>(link.await(n)), results);
+    sync_block();
+    each_item([&](Own& own, int row, int unit, int local, C* values) {
+#pragma unroll
+      for (int column = 0; column < Phase::kColumns; ++column) {
+        const C* from = results + row * shape.stride + column * shape.units + local;
+        C sum = *from;
+        for (int slice = 1; slice < shape.slices; ++slice) sum += from[slice * shape.rows * shape.stride];
+        own.results[column] = sum;
+      }
+      own.target = static_cast<Operand*>(link.slice(n)) + row * Product::kChunk;
+      own.first_unit = first_unit, own.units = shape.units, own.chunk_stride = shape.rows * Product::kChunk;
+      Accessor<Phase, S, Own, int, Reads::use> at(r, window, group, first_row, row, unit, own, values);
+      Phase::run(at);
+    });
+    if (i + 1 < steps.end) {
+      sync_block();
+      link.publish(n);
+    }
+  }
+  link.leave();
+}
+
+template <class Pass, class Product>
+typename Product::Shape crew_shape(const Recurrence& r, const CudaPlan& plan, int buffers) {
+  using Phase = OnlyPhase<Pass>;
+  constexpr Operand operand = Pass::kOperands[0];
+  const PhaseSize sizes{Phase::kColumns, r.units[Phase::kUnits], operand.parts * r.units[operand.units]};
+  return {sizes, sizeof(typename Product::Operand), plan.crew, plan.rows, buffers};
+}
+
+template <class Shape>
+cudaError_t launch_crew(void (*kernel)(CrewArguments<Shape>), const Run& run, const Shape& shape,
+                        Together together) {
+  const Recurrence& r = run.recurrence;
+  CrewArguments<Shape> a{r, run.computed, shape, run.exchange};
+  a.recurrence.counts = run.counts, a.recurrence.offsets = run.offsets;
+  const dim3 blocks(static_cast<unsigned>(ceil_div(r.B, int64_t{shape.rows}) * shape.crew),
+                    static_cast<unsigned>(r.G));
+  return launch(kernel, blocks, CrewShape::kThreads, shape.shared, run.stream, a, together);
+}
+
+}  // namespace rnnfast::cuda

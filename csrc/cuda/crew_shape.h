@@ -1,0 +1,114 @@
+// The sizes of a kernel whose blocks of threads share rows of the batch: each block of a crew has some units,
+// and the weights of their gates for all steps; each needs the whole operand of each step. No CUDA: the
+// planner counts with them, too.
+//
+// An operand is stored as its members' slices, one behind the other; a slice as chunks of what one
+// instruction (mma) or one vector (fma) takes of each row: [chunk][row][value]. So each member's slice is
+// contiguous, and chunks follow each other evenly. Results of the matrix are summed by parts: `slices` of the
+// operand's chunks are multiplied by different threads, which leave [slice][row][result] in shared memory.
+#pragma once
+
+#include <algorithm>
+
+#include "shape.h"
+
+namespace rnnfast {
+
+struct CrewShape {
+  static constexpr int kThreads = 256, kWarps = kThreads / 32;
+  // (row, unit) pairs of a thread, at most.
+  static constexpr int kItems = 2;
+  // Of the operand, in each member's shared memory.
+  static constexpr int kClusterBuffers = 2, kGridBuffers = 1;
+  // Members' units are a multiple of it.
+  static constexpr int kUnitsApart = 4;
+  static constexpr int kMostRows = 8, kMostCrew = 256;
+  static constexpr size_t kBarriers = 128;  // bytes
+  // Of each thread's registers, bytes that hold weights.
+  static constexpr int kHeldBytes = 384;
+
+  int rows, crew, columns, parts, slices = 1;
+  int units, results;       // of a member: units; matrix results of a row
+  int chunk, slice_chunks;  // values of a row; chunks of a member's slice
+  int chunks, stride;       // of the whole operand; from row to row of results
+  size_t slice_bytes = 0, operand = 0, results_at = 0, weights_at = 0, shared = 0, held = 0;
+  bool possible = false;
+
+ protected:
+  CrewShape(const PhaseSize& p, int crew_size, int rows_of_crew, int chunk_bytes, int value_bytes)
+      : rows(rows_of_crew), crew(crew_size), columns(p.columns) {
+    parts = static_cast<int>(p.inner / p.units);
+    units = static_cast<int>(round_up(ceil_div(p.units, crew), kUnitsApart));
+    results = columns * units;
+    chunk = chunk_bytes / value_bytes;
+    slice_chunks = static_cast<int>(ceil_div(parts * units, chunk));
+    chunks = crew * slice_chunks;
+    // Rows and columns of an mma's results lie in different banks.
+    stride = static_cast<int>(round_up(results, 32)) + 4;
+    slice_bytes = static_cast<size_t>(slice_chunks) * rows * chunk_bytes;
+    operand = static_cast<size_t>(crew) * slice_bytes;
+    possible = p.inner == parts * p.units && rows * units <= kItems * kThreads && crew <= kMostCrew;
+  }
+
+  // `buffers` of the operand, and room for slices of one member.
+  void lay_out(int buffers, size_t result_bytes, size_t weights, size_t weights_held) {
+    results_at = kBarriers + buffers * operand + slice_bytes;
+    weights_at = results_at + static_cast<size_t>(slices) * rows * stride * result_bytes;
+    held = weights_held;
+    shared = weights_at + weights - weights_held;
+  }
+};
+
+// A warp has up to four m16 tiles of results, for some of the operand's chunks; the batch's rows are the n8.
+struct CrewMmaShape : CrewShape {
+  static constexpr int kChunkBytes = 32, kMostTiles = 4;
+  static constexpr int kFragmentBytes = 512, kHeld = kHeldBytes * 32 / kFragmentBytes;
+
+  CrewMmaShape(const PhaseSize& p, int value_bytes, int crew_size, int rows_of_crew, int buffers)
+      : CrewShape(p, crew_size, rows_of_crew, kChunkBytes, value_bytes) {
+    const int all_tiles = static_cast<int>(ceil_div(results, 16));
+    if (all_tiles > kMostTiles * kWarps) {
+      possible = false;
+      return;
+    }
+    // As few instructions of a warp as can be, then as few reads of the operand and of partial results.
+    int64_t least = -1;
+    for (int t = 1; t <= kMostTiles; ++t) {
+      const int g = static_cast<int>(ceil_div(all_tiles, t));
+      if (g > kWarps) continue;
+      const int s = std::min(kWarps / g, chunks), own = static_cast<int>(ceil_div(chunks, s));
+      const int64_t reads = int64_t{g} * chunks * 2 + int64_t{s} * all_tiles * 8;
+      const int64_t cost = int64_t{own} * t * 16 + reads;
+      if (least < 0 || cost < least) least = cost, tiles = t, groups = g, slices = s, own_chunks = own;
+    }
+    const int fragments = tiles * own_chunks, warps = groups * slices;
+    held_fragments = std::min(fragments, kHeld / tiles * tiles);
+    lay_out(buffers, sizeof(float), static_cast<size_t>(warps) * fragments * kFragmentBytes,
+            static_cast<size_t>(warps) * held_fragments * kFragmentBytes);
+  }
+
+  int tiles = 1, own_chunks = 1, held_fragments = 0;  // of a warp
+  int groups = 1;                                     // of warps with the same tiles
+};
+
+// A thread has four results, for some of the operand's chunks.
+struct CrewFmaShape : CrewShape {
+  static constexpr int kChunkBytes = 16, kSums = 4, kHeld = kHeldBytes / (kSums * kChunkBytes);
+
+  CrewFmaShape(const PhaseSize& p, int value_bytes, int crew_size, int rows_of_crew, int buffers)
+      : CrewShape(p, crew_size, rows_of_crew, kChunkBytes, value_bytes) {
+    sets = static_cast<int>(ceil_div(results, kSums));
+    if (sets > kThreads || rows * value_bytes > kMostRows * 4) {
+      possible = false;
+      return;
+    }
+    slices = std::min(kThreads / sets, chunks);
+    own_chunks = static_cast<int>(ceil_div(chunks, slices));
+    const size_t vectors = static_cast<size_t>(sets) * slices * kSums * kChunkBytes;
+    lay_out(buffers, value_bytes, vectors * own_chunks, vectors * std::min(own_chunks, kHeld));
+  }
+
+  int sets = 1, own_chunks = 1;  // of threads with the same chunks; of a thread
+};
+
+}  // namespace rnnfast
