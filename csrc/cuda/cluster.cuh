@@ -24,19 +24,19 @@ class ClusterLink {
   __device__ __forceinline__ int rank() const { return rank_; }
   __device__ __forceinline__ int64_t crew() const { return blockIdx.x / shape_.crew; }
   __device__ __forceinline__ void* initial() const { return operands_; }
-  __device__ __forceinline__ void* slice(int64_t) const { return operands_ + kBuffers * shape_.operand; }
+  __device__ __forceinline__ void* slice(int) const { return operands_ + kBuffers * shape_.operand; }
   // Barriers are initialised before members count bytes on them.
   __device__ __forceinline__ void ready() const { sync_cluster(); }
 
   // Ends: all members run, since they are of one cluster, and take part in the same steps; none waits for
   // step n without having published for it, which waits for nothing but the operand of step n - 1.
-  __device__ __forceinline__ const void* await(int64_t n) const {
+  __device__ __forceinline__ const void* await(int n) const {
     if (n > 0) await_phase(barriers_ + n % 2, static_cast<uint32_t>((n - 1) / 2 % 2));
     return operands_ + n % 2 * shape_.operand;
   }
 
-  __device__ __forceinline__ void publish(int64_t n) const {
-    const int64_t buffer = (n + 1) % 2;
+  __device__ __forceinline__ void publish(int n) const {
+    const int buffer = (n + 1) % 2;
     ByteBarrier* barrier = barriers_ + buffer;
     // Its phase before, of step n - 1, is over. Slices may come before this arrival, the phase does not end.
     if (threadIdx.x == 0) expect_bytes(barrier, static_cast<uint32_t>(shape_.operand));
@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(CrewShape::kThreads, 1)
 template <class Pass, class S, class Product>
 cudaError_t launch_cluster(const Run& run, const CudaPlan& plan) {
   const auto shape = crew_shape<Pass, Product>(run.recurrence, plan, CrewShape::kClusterBuffers);
-  return launch_crew(cluster_kernel<Pass, S, Product>, run, shape, {shape.crew, false});
+  return launch_crew<S>(cluster_kernel<Pass, S, Product>, run, shape, {shape.crew, false});
 }
 
 }  // namespace rnnfast::cuda

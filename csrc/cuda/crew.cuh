@@ -15,6 +15,7 @@
 //   leave()       after the last step
 #pragma once
 
+#include "crew_accessor.cuh"
 #include "crew_products.cuh"
 #include "cta.cuh"
 
@@ -24,26 +25,29 @@ template <class Shape>
 struct CrewArguments {
   Recurrence recurrence;  // counts and offsets on the GPU
   Stream computed;
+  Strides strides;
   Shape shape;
   Exchange exchange;
 };
 
-// What a thread keeps for one unit of one row.
+// What a thread keeps for its unit of a row.
 template <class Pass, class S, class Product>
 struct CrewOwn {
   using C = Compute<S>;
-  static constexpr bool kRemembers = true, kNoisy = false;
 
-  typename Product::Operand* target;  // the row's first chunk of the slice
-  int first_unit, units, chunk_stride;
+  typename Product::Operand* slice;  // of the next operand, the row's first chunk
+  int local, units, chunk_stride;    // the unit among the member's; how many these are; from chunk to chunk
+  C clip;
+  bool has_computed;
+  C parameters[kMaxParameters] = {};
   C results[OnlyPhase<Pass>::kColumns];
   C carries[Pass::kCarries > 0 ? Pass::kCarries : 1] = {};
   C stored[kMaxStreams] = {};
 
   __device__ __forceinline__ C matrix(int gate) const { return results[gate]; }
-  __device__ __forceinline__ void put(int, C v, int unit, int part) {
-    const int k = part * units + unit - first_unit;
-    target[k / Product::kChunk * chunk_stride + k % Product::kChunk] = Product::as_operand(v);
+  __device__ __forceinline__ void put(int, C v, int part) {
+    const int k = part * units + local;
+    slice[k / Product::kChunk * chunk_stride + k % Product::kChunk] = Product::as_operand(v);
   }
   __device__ __forceinline__ C carry(int i) const { return carries[i]; }
   __device__ __forceinline__ void keep(int i, C v) { carries[i] = v; }
@@ -53,22 +57,31 @@ struct CrewOwn {
 
 // A range of steps in order of processing.
 struct Steps {
-  int64_t first, end;
+  int first, end;
 };
 
 // The steps at which a row is active. Counts never grow with time, so these are the first ones in time.
 __device__ inline Steps steps_of_row(const Recurrence& r, bool descending, int64_t row) {
-  if (!r.counts) return {0, r.T};
-  int64_t active = 0, none = r.T;
+  const int all = static_cast<int>(r.T);
+  int active = 0, none = row < r.B ? all : 0;
+  if (!r.counts) active = none;
   while (active < none) {
-    const int64_t middle = active + (none - active) / 2;
+    const int middle = active + (none - active) / 2;
     if (r.counts[middle] > row) {
       active = middle + 1;
     } else {
       none = middle;
     }
   }
-  return descending ? Steps{r.T - active, r.T} : Steps{0, active};
+  return descending ? Steps{all - active, all} : Steps{0, active};
+}
+
+// The position of a step's values in streams; of any step in place of those that there are not.
+__device__ __forceinline__ int position_of(const Recurrence& r, bool descending, int step) {
+  const int last = static_cast<int>(r.T) - 1;
+  if (step > last) step = last;
+  const int t = descending ? last - step : step;
+  return r.offsets ? static_cast<int>(r.offsets[t]) : t;
 }
 
 // What rows enter with, in all of the first step's operand, and in the slice: rows that have not entered yet
@@ -102,7 +115,6 @@ __device__ __forceinline__ void run_crew(const CrewArguments<typename Product::S
   using Phase = OnlyPhase<Pass>;
   using C = Compute<S>;
   using Own = CrewOwn<Pass, S, Product>;
-  constexpr int kItems = CrewShape::kItems, kThreads = CrewShape::kThreads;
   static_assert(Phase::kStatistics == 0 && !Phase::kSameStep && Phase::kColumns > 0);
   static_assert(Pass::kOperands[0].initial < 0 || Pass::kOperands[0].parts == 1);
   const Recurrence& r = a.recurrence;
@@ -119,40 +131,48 @@ __device__ __forceinline__ void run_crew(const CrewArguments<typename Product::S
                                 static_cast<Operand*>(link.slice(0)));
   const Product product(shape, r.matrices[Phase::kMatrix], group, units, rank, memory + shape.weights_at);
 
-  Own owned[kItems];
-  int rows[kItems];
-#pragma unroll
-  for (int item = 0; item < kItems; ++item)
-    rows[item] = (static_cast<int>(threadIdx.x) + item * kThreads) / shape.units;
+  const bool descending = is_reversed(r.direction, group) != Pass::kBackward;
+  const int row = static_cast<int>(threadIdx.x) / shape.units;
+  const int local = static_cast<int>(threadIdx.x) % shape.units, unit = first_unit + local;
+  const bool exists = row < shape.rows && first_row + row < r.B && unit < units;
+  const Seat<S> seat(r, a.computed, group, first_row + row, unit, units);
+  const Steps own_steps = exists ? steps_of_row(r, descending, first_row + row) : Steps{0, 0};
+  Own own;
+  own.local = local, own.units = shape.units, own.chunk_stride = shape.rows * Product::kChunk;
+  own.clip = static_cast<C>(r.clip), own.has_computed = a.computed.data != nullptr;
+  if (exists) {
+    const Position nowhere = {};
+    CrewAccessor<Phase, S, Own, Turn::once> at(r, a.strides, seat, nowhere, own, nullptr);
+    Phase::run(at);
+  }
   link.ready();
 
-  const bool descending = is_reversed(r.direction, group) != Pass::kBackward;
-  // The same for all members, which have the same rows: all of them take part in the same steps.
+  // The same for all members, which have the same rows: all of them take part in the same steps. The first
+  // row of a crew is active whenever another is.
   const Steps steps = steps_of_row(r, descending, first_row);
-  for (int64_t i = steps.first; i < steps.end; ++i) {
-    const Step step = step_of(r, descending, i);
-    const Window<int> window(r, a.computed, step, group, first_row, sizeof(S), sizeof(C));
-    C fetched[kItems][kMaxFetched];
-    const auto each_item = [&](auto&& run) {
-#pragma unroll
-      for (int item = 0; item < kItems; ++item) {
-        Own& own = owned[item];
-        const int row = opaque(rows[item]);
-        const int local = opaque(static_cast<int>(threadIdx.x) + item * kThreads) - row * shape.units;
-        const int unit = first_unit + local;
-        if (row < window.active && row < shape.rows && unit < units)
-          run(own, row, unit, local, fetched[item]);
-      }
-    };
-    // Memory answers while members wait for each other and multiply.
-    each_item([&](Own& own, int row, int unit, int, C* values) {
-      Accessor<Phase, S, Own, int, Reads::fetch> at(r, window, group, first_row, row, unit, own, values);
-      Phase::run(at);
-    });
-    const int64_t n = i - steps.first;
+  const auto position = [&](int step, int now, int after) {
+    return Position{now, after, step == own_steps.first, step == own_steps.end - 1};
+  };
+  const auto is_active = [&](int step) { return step >= own_steps.first && step < own_steps.end; };
+  const auto fetch = [&](int step, int now, int after, C* values) {
+    if (!is_active(step)) return;
+    const Position at_step = position(step, now, after);
+    CrewAccessor<Phase, S, Own, Turn::fetch> at(r, a.strides, seat, at_step, own, values);
+    Phase::run(at);
+  };
+
+  int now = position_of(r, descending, steps.first), next = position_of(r, descending, steps.first + 1);
+  C values[kMaxFetched];
+  fetch(steps.first, now, next, values);
+  for (int i = steps.first; i < steps.end; ++i) {
+    const int n = i - steps.first;
+    // Memory answers while members wait for each other and multiply, at this step and the next.
+    const int after_next = position_of(r, descending, i + 2);
+    C next_values[kMaxFetched];
+    if (i + 1 < steps.end) fetch(i + 1, next, after_next, next_values);
     product.multiply(static_cast<const Operand*>(link.await(n)), results);
     sync_block();
-    each_item([&](Own& own, int row, int unit, int local, C* values) {
+    if (is_active(i)) {
 #pragma unroll
       for (int column = 0; column < Phase::kColumns; ++column) {
         const C* from = results + row * shape.stride + column * shape.units + local;
@@ -160,15 +180,18 @@ __device__ __forceinline__ void run_crew(const CrewArguments<typename Product::S
         for (int slice = 1; slice < shape.slices; ++slice) sum += from[slice * shape.rows * shape.stride];
         own.results[column] = sum;
       }
-      own.target = static_cast<Operand*>(link.slice(n)) + row * Product::kChunk;
-      own.first_unit = first_unit, own.units = shape.units, own.chunk_stride = shape.rows * Product::kChunk;
-      Accessor<Phase, S, Own, int, Reads::use> at(r, window, group, first_row, row, unit, own, values);
+      own.slice = static_cast<Operand*>(link.slice(n)) + row * Product::kChunk;
+      const Position at_step = position(i, now, next);
+      CrewAccessor<Phase, S, Own, Turn::run> at(r, a.strides, seat, at_step, own, values);
       Phase::run(at);
-    });
+    }
     if (i + 1 < steps.end) {
       sync_block();
       link.publish(n);
     }
+#pragma unroll
+    for (int v = 0; v < kMaxFetched; ++v) values[v] = next_values[v];
+    now = next, next = after_next;
   }
   link.leave();
 }
@@ -181,11 +204,12 @@ typename Product::Shape crew_shape(const Recurrence& r, const CudaPlan& plan, in
   return {sizes, sizeof(typename Product::Operand), plan.crew, plan.rows, buffers};
 }
 
-template <class Shape>
+template <class S, class Shape>
 cudaError_t launch_crew(void (*kernel)(CrewArguments<Shape>), const Run& run, const Shape& shape,
                         Together together) {
   const Recurrence& r = run.recurrence;
-  CrewArguments<Shape> a{r, run.computed, shape, run.exchange};
+  const auto strides = Strides::of(r, run.computed, sizeof(S), sizeof(Compute<S>));
+  CrewArguments<Shape> a{r, run.computed, strides, shape, run.exchange};
   a.recurrence.counts = run.counts, a.recurrence.offsets = run.offsets;
   const dim3 blocks(static_cast<unsigned>(ceil_div(r.B, int64_t{shape.rows}) * shape.crew),
                     static_cast<unsigned>(r.G));

@@ -16,8 +16,6 @@ namespace rnnfast {
 
 struct CrewShape {
   static constexpr int kThreads = 256, kWarps = kThreads / 32;
-  // (row, unit) pairs of a thread, at most.
-  static constexpr int kItems = 2;
   // Of the operand, in each member's shared memory.
   static constexpr int kClusterBuffers = 2, kGridBuffers = 1;
   // Members' units are a multiple of it.
@@ -47,7 +45,7 @@ struct CrewShape {
     stride = static_cast<int>(round_up(results, 32)) + 4;
     slice_bytes = static_cast<size_t>(slice_chunks) * rows * chunk_bytes;
     operand = static_cast<size_t>(crew) * slice_bytes;
-    possible = p.inner == parts * p.units && rows * units <= kItems * kThreads && crew <= kMostCrew;
+    possible = p.inner == parts * p.units && rows * units <= kThreads && crew <= kMostCrew;
   }
 
   // `buffers` of the operand, and room for slices of one member.

@@ -26,12 +26,12 @@ class GridLink {
   __device__ __forceinline__ int rank() const { return rank_; }
   __device__ __forceinline__ int64_t crew() const { return crew_; }
   __device__ __forceinline__ void* initial() const { return operand_; }
-  __device__ __forceinline__ void* slice(int64_t) const { return operand_ + shape_.operand; }
+  __device__ __forceinline__ void* slice(int) const { return operand_ + shape_.operand; }
   __device__ __forceinline__ void ready() const { sync_block(); }
 
   // Ends: all members run, since the launch is cooperative, and take part in the same steps; none waits for
   // step n without having published for it, which waits for nothing but the operand of step n - 1.
-  __device__ __forceinline__ const void* await(int64_t n) const {
+  __device__ __forceinline__ const void* await(int n) const {
     if (n == 0) return operand_;
     if (static_cast<int>(threadIdx.x) < shape_.crew)
       await_count(counts_ + threadIdx.x, static_cast<uint32_t>(n));
@@ -47,7 +47,7 @@ class GridLink {
     return operand_;
   }
 
-  __device__ __forceinline__ void publish(int64_t n) const {
+  __device__ __forceinline__ void publish(int n) const {
     auto* to = reinterpret_cast<Vector16*>(operands_ + (n + 1) % 2 * static_cast<int64_t>(shape_.operand) +
                                            rank_ * static_cast<int64_t>(shape_.slice_bytes));
     const auto* from = static_cast<const Vector16*>(slice(n));
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(CrewShape::kThreads, 1)
 template <class Pass, class S, class Product>
 cudaError_t launch_grid(const Run& run, const CudaPlan& plan) {
   const auto shape = crew_shape<Pass, Product>(run.recurrence, plan, CrewShape::kGridBuffers);
-  return launch_crew(grid_kernel<Pass, S, Product>, run, shape, {1, true});
+  return launch_crew<S>(grid_kernel<Pass, S, Product>, run, shape, {1, true});
 }
 
 }  // namespace rnnfast::cuda

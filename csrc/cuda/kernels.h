@@ -60,6 +60,9 @@ struct Run {
   cudaStream_t stream = nullptr;
 };
 
+// Clusters of `size` blocks with that much shared memory that run at the same time on the current device.
+int clusters_at_once(int size, int64_t shared_memory);
+
 cudaError_t run_elman(const Run& run, Cell cell, Pass pass, Dtype dtype, const CudaPlan& plan);
 cudaError_t run_lstm(const Run& run, Pass pass, Dtype dtype, const CudaPlan& plan);
 cudaError_t run_projected_lstm(const Run& run, Pass pass, Dtype dtype, const CudaPlan& plan);

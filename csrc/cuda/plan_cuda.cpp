@@ -21,6 +21,7 @@ constexpr double kStart = 8;     // us: reading the weights
 constexpr double kLaunch = 2.5;  // us: of a kernel after another
 constexpr double kL2Rate = 3e6, kFlops32 = 40e6, kFlops16 = 300e6, kFlops64 = 20e6;  // bytes and flops a us
 constexpr int kLeastCapability = 80, kLeastForClusters = 90;
+constexpr double kCrewCell = 600;  // cycles: a cell's arithmetic and barriers of the block, one unit a thread
 constexpr double kMmaIssue = 8;  // cycles: of a scheduler
 // Cycles: from what the members of a crew put to where all have it, through each other's shared memory and
 // through the second-level cache; bytes that a multiprocessor reads from there in a cycle.
@@ -129,9 +130,7 @@ Candidate cta(const CudaProblem& p) {
 double crew_cycles(const CrewShape& shape, double instructions, double weight_bytes, double operand_bytes,
                    int result_bytes) {
   const double results = 2.0 * shape.slices * shape.rows * shape.results * result_bytes;
-  const double items = static_cast<double>(ceil_div(shape.rows * shape.units, CrewShape::kThreads));
-  return cell_cycles(items, CrewShape::kWarps) +
-         std::max(instructions, (weight_bytes + operand_bytes) / gpu::kSharedBytes) +
+  return gpu::kCrewCell + std::max(instructions, (weight_bytes + operand_bytes) / gpu::kSharedBytes) +
          results / gpu::kSharedBytes;
 }
 
@@ -160,7 +159,7 @@ double cycles(const CudaProblem& p, const CrewFmaShape& shape) {
 int64_t turns(const CudaProblem& p, CudaSchedule schedule, int crew, int64_t crews) {
   if (schedule == CudaSchedule::grid) return crews * crew <= p.limits.multiprocessors ? 1 : 0;
   int size = 0;
-  while (size < DeviceLimits::kClusterSizes && 2 << size != crew) ++size;
+  while (size < DeviceLimits::kClusterSizes && DeviceLimits::cluster_size(size) != crew) ++size;
   if (size == DeviceLimits::kClusterSizes || p.limits.clusters[size] == 0) return 0;
   return ceil_div(crews, int64_t{p.limits.clusters[size]});
 }

@@ -23,6 +23,7 @@ struct DeviceLimits {
   int64_t shared_memory = 0;  // bytes that a block may ask for
   // Clusters of 2, 4, 8 and 16 blocks, each of which has a multiprocessor, that run at the same time.
   static constexpr int kClusterSizes = 4;
+  static constexpr int cluster_size(int i) { return 2 << i; }
   int clusters[kClusterSizes] = {};
 };
 

@@ -27,6 +27,13 @@ void wish_cuda_plan(const std::optional<std::string>& schedule, const std::optio
   wish_rows = number(rows), wish_crew = number(crew);
 }
 
+int64_t cuda_clusters(int64_t device, int64_t size) {
+  const DeviceLimits limits = cuda::limits_of(static_cast<int32_t>(device));
+  for (int i = 0; i < DeviceLimits::kClusterSizes; ++i)
+    if (DeviceLimits::cluster_size(i) == size) return limits.clusters[i];
+  return 0;
+}
+
 int32_t torch_dtype(Dtype dtype) {
   switch (dtype) {
     case Dtype::f32:
@@ -263,4 +270,5 @@ void backend::plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtyp
 RNNFAST_IMPLEMENT(CompositeExplicitAutograd, m) {
   m.impl("last_cuda_plan", TORCH_BOX(&rnnfast::last_cuda_plan));
   m.impl("wish_cuda_plan", TORCH_BOX(&rnnfast::wish_cuda_plan));
+  m.impl("cuda_clusters", TORCH_BOX(&rnnfast::cuda_clusters));
 }
