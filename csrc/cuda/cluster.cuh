@@ -44,11 +44,13 @@ class ClusterLink {
     const auto* from = static_cast<const Vector16*>(slice(n));
     const int vectors = static_cast<int>(shape_.slice_bytes / sizeof(Vector16));
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-    const int together = shape_.crew < CrewShape::kWarps ? CrewShape::kWarps / shape_.crew : 1;
-    for (int i = warp % together * 32 + lane; i < vectors; i += together * 32) {
+    // Warps share out members, or, where these are fewer, what a member is handed; all are powers of two.
+    const int members = 1 << shape_.crew_bits, share = warp >> shape_.crew_bits;
+    const int apart = CrewShape::kThreads >> shape_.crew_bits;
+    for (int i = share * 32 + lane; i < vectors; i += apart) {
       const Vector16 v = from[i];
-      for (int m = warp / together; m < shape_.crew; m += CrewShape::kWarps / together) {
-        const int member = (rank_ + m) % shape_.crew;  // not all of them to the same one
+      for (int m = warp & (members - 1); m < shape_.crew; m += members) {
+        const int member = (rank_ + m) & (shape_.crew - 1);  // not all of them to the same one
         write_async(in_block(to + i * sizeof(Vector16), member), v, in_block(barrier, member));
       }
     }

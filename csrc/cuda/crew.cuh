@@ -173,12 +173,16 @@ __device__ __forceinline__ void run_crew(const CrewArguments<typename Product::S
     product.multiply(static_cast<const Operand*>(link.await(n)), results);
     sync_block();
     if (is_active(i)) {
+      const C* from = results + row * shape.stride + local;
 #pragma unroll
-      for (int column = 0; column < Phase::kColumns; ++column) {
-        const C* from = results + row * shape.stride + column * shape.units + local;
-        C sum = *from;
-        for (int slice = 1; slice < shape.slices; ++slice) sum += from[slice * shape.rows * shape.stride];
-        own.results[column] = sum;
+      for (int column = 0; column < Phase::kColumns; ++column)
+        own.results[column] = from[column * shape.units];
+#pragma unroll 1
+      for (int slice = 1; slice < shape.slices; ++slice) {
+        from += shape.rows * shape.stride;
+#pragma unroll
+        for (int column = 0; column < Phase::kColumns; ++column)
+          own.results[column] += from[column * shape.units];
       }
       own.slice = static_cast<Operand*>(link.slice(n)) + row * Product::kChunk;
       const Position at_step = position(i, now, next);

@@ -48,7 +48,7 @@ struct Seat {
 
  private:
   __device__ __forceinline__ char* first(const Stream& s, int bytes) const {
-    return static_cast<char*>(s.data) + (group * s.group + row * s.row + unit) * bytes;
+    return opaque(static_cast<char*>(s.data) + (group * s.group + row * s.row + unit) * bytes);
   }
 };
 
@@ -170,11 +170,10 @@ class CrewAccessor {
   __device__ __forceinline__ bool is_present(int stream) const { return strides_.present >> stream & 1; }
   __device__ __forceinline__ bool has_computed() const { return own_.has_computed; }
   __device__ __forceinline__ S* values(int position, int stream) const {
-    return reinterpret_cast<S*>(seat_.streams[stream] +
-                                static_cast<int64_t>(position) * strides_.bytes[stream]);
+    return reinterpret_cast<S*>(advanced(seat_.streams[stream], position, strides_.bytes[stream]));
   }
   __device__ __forceinline__ char* computed() const {
-    return seat_.computed + static_cast<int64_t>(position_.now) * strides_.computed;
+    return advanced(seat_.computed, position_.now, strides_.computed);
   }
   __device__ __forceinline__ C read_stream(int position, int stream, int part) const {
     return is_present(stream) ? widened(values(position, stream)[part * seat_.units]) : C(0);

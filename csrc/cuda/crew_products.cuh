@@ -256,7 +256,7 @@ class CrewFma {
       Values w;
 #pragma unroll
       for (int v = 0; v < kChunk; ++v) w.v[v] = widened(stored[v]);
-      if (i < Shape::kHeld * kSums) {
+      if (i < kHeld * kSums) {
         set_register(held_, i, w);
       } else {
         at(i / kSums, i % kSums) = w;
@@ -277,7 +277,7 @@ class CrewFma {
   }
 
  private:
-  static constexpr int kSums = Shape::kSums;
+  static constexpr int kSums = Shape::kSums, kHeld = Shape::held_for(sizeof(C));
   struct alignas(16) Values {
     C v[kChunk];
   };
@@ -285,7 +285,7 @@ class CrewFma {
   // Neighbours read neighbours.
   __device__ __forceinline__ int chunk(int i) const { return i * shape_.slices + slice_; }
   __device__ __forceinline__ Values& at(int i, int sum) const {
-    return weights_[((i - Shape::kHeld) * kSums + sum) * (shape_.sets * shape_.slices)];
+    return weights_[((i - kHeld) * kSums + sum) * (shape_.sets * shape_.slices)];
   }
 
   template <int kRows, class Weights>
@@ -309,11 +309,11 @@ class CrewFma {
     const auto* from = reinterpret_cast<const Values*>(operand);
     C sums[kRows][kSums] = {};
 #pragma unroll
-    for (int i = 0; i < Shape::kHeld; ++i)
+    for (int i = 0; i < kHeld; ++i)
       if (chunk(i) < shape_.chunks)
         add<kRows>(from, i, [&](int sum) { return held_[i * kSums + sum]; }, sums);
 #pragma unroll 1
-    for (int i = Shape::kHeld; chunk(i) < shape_.chunks; ++i)
+    for (int i = kHeld; chunk(i) < shape_.chunks; ++i)
       add<kRows>(from, i, [&](int sum) { return at(i, sum); }, sums);
     C* to = results + static_cast<int64_t>(slice_) * kRows * shape_.stride + set_ * kSums;
 #pragma unroll
@@ -329,7 +329,7 @@ class CrewFma {
 
   const Shape& shape_;
   Values* const weights_;
-  Values held_[Shape::kHeld * kSums];
+  Values held_[kHeld * kSums];
   const int set_, slice_;
 };
 

@@ -22,11 +22,10 @@ struct CrewShape {
   static constexpr int kUnitsApart = 4;
   static constexpr int kMostRows = 8, kMostCrew = 256;
   static constexpr size_t kBarriers = 128;  // bytes
-  // Of each thread's registers, bytes that hold weights.
-  static constexpr int kHeldBytes = 384;
 
   int rows, crew, columns, parts, slices = 1;
   int units, results;       // of a member: units; matrix results of a row
+  int crew_bits = 0;        // 2 to the power of it: as many as there are members, but no more than warps
   int chunk, slice_chunks;  // values of a row; chunks of a member's slice
   int chunks, stride;       // of the whole operand; from row to row of results
   size_t slice_bytes = 0, operand = 0, results_at = 0, weights_at = 0, shared = 0, held = 0;
@@ -45,6 +44,7 @@ struct CrewShape {
     stride = static_cast<int>(round_up(results, 32)) + 4;
     slice_bytes = static_cast<size_t>(slice_chunks) * rows * chunk_bytes;
     operand = static_cast<size_t>(crew) * slice_bytes;
+    while (2 << crew_bits <= std::min(crew, kWarps)) ++crew_bits;
     possible = p.inner == parts * p.units && rows * units <= kThreads && crew <= kMostCrew;
   }
 
@@ -60,7 +60,7 @@ struct CrewShape {
 // A warp has up to four m16 tiles of results, for some of the operand's chunks; the batch's rows are the n8.
 struct CrewMmaShape : CrewShape {
   static constexpr int kChunkBytes = 32, kMostTiles = 4;
-  static constexpr int kFragmentBytes = 512, kHeld = kHeldBytes * 32 / kFragmentBytes;
+  static constexpr int kFragmentBytes = 512, kHeld = 24;  // in registers, of a warp
 
   CrewMmaShape(const PhaseSize& p, int value_bytes, int crew_size, int rows_of_crew, int buffers)
       : CrewShape(p, crew_size, rows_of_crew, kChunkBytes, value_bytes) {
@@ -91,7 +91,9 @@ struct CrewMmaShape : CrewShape {
 
 // A thread has four results, for some of the operand's chunks.
 struct CrewFmaShape : CrewShape {
-  static constexpr int kChunkBytes = 16, kSums = 4, kHeld = kHeldBytes / (kSums * kChunkBytes);
+  static constexpr int kChunkBytes = 16, kSums = 4;
+  // Chunks whose weights a thread keeps in registers, 16 for each. Doubles need more besides.
+  static constexpr int held_for(int value_bytes) { return value_bytes == 8 ? 4 : 5; }
 
   CrewFmaShape(const PhaseSize& p, int value_bytes, int crew_size, int rows_of_crew, int buffers)
       : CrewShape(p, crew_size, rows_of_crew, kChunkBytes, value_bytes) {
@@ -103,7 +105,8 @@ struct CrewFmaShape : CrewShape {
     slices = std::min(kThreads / sets, chunks);
     own_chunks = static_cast<int>(ceil_div(chunks, slices));
     const size_t vectors = static_cast<size_t>(sets) * slices * kSums * kChunkBytes;
-    lay_out(buffers, value_bytes, vectors * own_chunks, vectors * std::min(own_chunks, kHeld));
+    lay_out(buffers, value_bytes, vectors * own_chunks,
+            vectors * std::min(own_chunks, held_for(value_bytes)));
   }
 
   int sets = 1, own_chunks = 1;  // of threads with the same chunks; of a thread

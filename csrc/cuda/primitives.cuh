@@ -40,6 +40,18 @@ __device__ __forceinline__ int opaque(int v) {
   return v;
 }
 
+__device__ __forceinline__ char* opaque(char* p) {
+  asm volatile("" : "+l"(p));
+  return p;
+}
+
+// p + number * bytes, in one instruction.
+__device__ __forceinline__ char* advanced(char* p, int number, int bytes) {
+  char* there;
+  asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(there) : "r"(number), "r"(bytes), "l"(p));
+  return there;
+}
+
 // d += a b, of 16 x k and k x 8 matrices over the lanes of a warp, as the PTX manual lays out the fragments
 // of mma.m16n8k16 (16-bit values) and mma.m16n8k8 (TF32). They need sm_80.
 #define RNNFAST_MMA(instruction)                                                  \
@@ -118,10 +130,10 @@ __device__ __forceinline__ void write_async(ClusterAddress to, const Vector16& f
 __device__ __forceinline__ void await_phase(ByteBarrier* b, uint32_t parity) {
   uint32_t over = 0;
   while (true) {
-    // It sleeps by itself, for some time.
+    // It sleeps by itself, for some time. What it acquires lies in this block's shared memory.
     asm volatile(
         "{\n\t.reg .pred p;\n\t"
-        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n\t"
+        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n\t"
         "selp.u32 %0, 1, 0, p;\n\t}"
         : "=r"(over)
         : "r"(shared_address(b)), "r"(parity)
