@@ -1,10 +1,9 @@
-// All steps in one launch, by crews: the blocks of a crew own rows of one group, which never wait for those
-// of other crews, and each member owns some of the units, whose weights it keeps on the chip for all steps.
-// What members put for the matrix of the next step goes to all of them.
+// All steps of both directions in one launch, by crews: the blocks of a crew own rows of one group, which
+// never wait for those of other crews, and each member owns some of the units, whose weights it keeps on the
+// chip for all steps. What members put for the matrix of the next step goes to all of them.
 //
 // How it gets there is the Link's business:
 //
-//   kBuffers      of the operand
 //   Link(exchange, shape, memory)  `memory`: shared, laid out as crew_shape.h has it
 //   rank(), crew()                 this member; the number of the crew
 //   initial()     where the first step's operand is put
@@ -15,11 +14,15 @@
 //   leave()       after the last step
 #pragma once
 
+#include "../cells/phase_list.h"
 #include "crew_accessor.cuh"
 #include "crew_products.cuh"
-#include "cta.cuh"
+#include "kernels.h"
 
 namespace rnnfast::cuda {
+
+template <class Pass>
+using OnlyPhase = decltype(phase_at<0>(typename Pass::Phases{}));
 
 template <class Shape>
 struct CrewArguments {

@@ -2,11 +2,16 @@
 // registers and shared memory for all steps; sums of parts of the operand are left in shared memory.
 #pragma once
 
-#include "accessor.cuh"
 #include "crew_shape.h"
-#include "products.cuh"
+#include "values.cuh"
 
 namespace rnnfast {
+
+// Two 16-bit values, or one rounded to TF32, in a register.
+template <class S>
+__device__ __forceinline__ uint32_t register_of(const S* v) {
+  return *reinterpret_cast<const uint32_t*>(v);
+}
 
 // Puts a value into a register whose number is not known to the compiler.
 template <int kCount, class T>
@@ -267,6 +272,8 @@ class CrewFma {
   __device__ __forceinline__ void multiply(const C* operand, C* results) const {
     if (slice_ >= shape_.slices) return;
     switch (shape_.rows) {
+      case 1:
+        return multiply_rows<1>(operand, results);
       case 2:
         return multiply_rows<2>(operand, results);
       case 4:

@@ -9,15 +9,19 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 
-#include "shape.h"
+#include "../plan.h"
 
 namespace rnnfast {
 
+constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
 struct CrewShape {
   static constexpr int kThreads = 256, kWarps = kThreads / 32;
-  // Of the operand, in each member's shared memory.
-  static constexpr int kClusterBuffers = 2, kGridBuffers = 1;
+  // Of the operand, in each member's shared memory, besides room for its own slice.
+  static constexpr int kAloneBuffers = 1, kClusterBuffers = 2, kGridBuffers = 1;
   // Members' units are a multiple of it.
   static constexpr int kUnitsApart = 4;
   static constexpr int kMostRows = 8, kMostCrew = 256;

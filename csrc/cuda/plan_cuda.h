@@ -32,8 +32,8 @@ struct CudaProblem : Problem {
   bool tf32 = false;  // float32 may be rounded to TF32 where it is multiplied
   // Packed sequences in a CUDA graph: such kernels would read batch sizes that are copied outside of it.
   bool captured_packed = false;
-  int64_t row_stride = 0;  // elements between rows of the batch, at most: such kernels count them in 32 bits
-  bool noisy = false;      // Recurrence::noise
+  int64_t stride = 0;  // elements between steps of a stream, at most; between rows, if it is packed
+  bool noisy = false;  // Recurrence::noise
   std::optional<CudaSchedule> wish;
   // Rows of a block or crew, and blocks of a crew; what cannot be had is not taken.
   std::optional<int> wish_rows, wish_crew;
@@ -43,9 +43,9 @@ struct CudaPlan {
   CudaSchedule schedule = CudaSchedule::stepwise;
   Arithmetic arithmetic = Arithmetic::fma;
   // Stepwise: 0, down to weight_registers.
-  int rows = 0;   // of the batch that a crew owns
   int crew = 0;   // blocks of threads that share rows: 1 for cta
-  int units = 0;  // cta: that some of its threads have together; otherwise of each block
+  int rows = 0;   // of the batch that a crew owns
+  int units = 0;  // that each block has
   int64_t blocks = 0;
   int threads = 0;               // of a block
   int64_t shared_memory = 0;     // bytes of a block

@@ -202,9 +202,11 @@ CudaPlan plan_for(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, bool t
   problem.T = r.T, problem.B = r.B, problem.H = r.units[0], problem.P = r.units[1], problem.G = r.G;
   problem.limits = cuda::limits_of(device);
   problem.captured_packed = r.offsets && cuda::is_captured(stream);
-  for (const Stream& s : r.streams) problem.row_stride = std::max(problem.row_stride, s.row);
-  // What is computed ahead may have the rows of a sequence one behind the other.
-  problem.row_stride = std::max(problem.row_stride, r.T * r.G * r.matrices[ForwardPlaces::kWih].rows);
+  for (const Stream& s : r.streams)
+    if (s.data) problem.stride = std::max(problem.stride, r.offsets ? s.row : s.step);
+  // What is computed ahead, and squares of norms, have the rows of a step, or of a sequence, behind one
+  // another.
+  problem.stride = std::max(problem.stride, std::max(r.B, int64_t{1}) * r.G * gates(cell) * r.units[0]);
   problem.noisy = r.noise.any();
   problem.wish = wish, problem.wish_rows = wish_rows, problem.wish_crew = wish_crew;
   return plan_cuda(problem);
