@@ -458,6 +458,7 @@ cudaError_t run(dim3 blocks, int threads, size_t shared, rnnfast::Together toget
   TSAN(l.scheduler_tsan = __tsan_get_current_fiber());
   std::vector<unsigned> waiting(count / size);  // clusters
   for (unsigned i = 0; i < waiting.size(); ++i) waiting[i] = i;
+  const bool late = draw(2) == 0;  // whether writes come only where all wait for them
   const size_t at_once = together.resident ? count : size_t{kAtOnce} * size;
   std::vector<std::unique_ptr<Block>> running, ended;
   while (!error[0] && (!waiting.empty() || !running.empty())) {
@@ -472,7 +473,7 @@ cudaError_t run(dim3 blocks, int threads, size_t shared, rnnfast::Together toget
       }
       waiting.pop_back();
     }
-    if (!l.deliveries.empty() && (l.ready.empty() || draw(2) == 0)) {
+    if (!l.deliveries.empty() && (l.ready.empty() || (!late && draw(2) == 0))) {
       deliver(draw(l.deliveries.size()));
       continue;
     }

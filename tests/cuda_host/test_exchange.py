@@ -26,6 +26,8 @@ FAULTS = {
     "a count too early": ("grid", "grid.cuh", "sync_block();\n    if (threadIdx.x == 0) publish", "publish"),
     "one buffer in memory": ("grid", "grid.cuh", " % 2 * static_cast", " % 1 * static_cast"),
 }
+# Seen by their results seldom.
+RACES = ("a count too early", "one buffer in memory")
 
 
 @pytest.fixture(scope="module", params=SANITIZERS)
@@ -68,6 +70,5 @@ def test_wrong(program, fault):
     schedule, *change = FAULTS[fault]
     run = program(*change)
     said = [run(schedule, seed) for seed in SEEDS]
-    if program.sanitizer == "none" and fault in ("a count too early",):
-        return  # seldom seen but as a race
-    assert any(text != "fine\n" for text in said)
+    if program.sanitizer == "thread" or fault not in RACES:
+        assert any(text != "fine\n" for text in said)
