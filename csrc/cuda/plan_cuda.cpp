@@ -156,9 +156,14 @@ std::vector<int> crew_sizes(const CudaProblem& p, CudaSchedule schedule, int row
   const int most = schedule == CudaSchedule::cluster ? 16 : p.limits.multiprocessors;
   std::vector<int> sizes;
   for (int size = 2; size <= most; size *= 2) sizes.push_back(size);
-  // As many as there is room for.
-  const int64_t all = p.limits.multiprocessors / (ceil_div(p.B, int64_t{rows}) * p.G);
-  if (schedule == CudaSchedule::grid && all >= 2) sizes.push_back(static_cast<int>(all));
+  if (schedule == CudaSchedule::cluster) return sizes;
+  // As many as there is room for, and those whose units fill chunks of the operand.
+  sizes.push_back(static_cast<int>(most / (ceil_div(p.B, int64_t{rows}) * p.G)));
+  for (int units = 8; units <= CrewShape::kThreads; units += 8)
+    sizes.push_back(static_cast<int>(std::min<int64_t>(ceil_div(p.H, int64_t{units}), most)));
+  std::sort(sizes.begin(), sizes.end());
+  sizes.erase(std::unique(sizes.begin(), sizes.end()), sizes.end());
+  sizes.erase(sizes.begin(), std::lower_bound(sizes.begin(), sizes.end(), 2));
   return sizes;
 }
 
