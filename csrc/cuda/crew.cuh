@@ -173,7 +173,9 @@ __device__ __forceinline__ void run_crew(const CrewArguments<typename Product::S
     const int after_next = position_of(r, descending, i + 2);
     C next_values[kMaxFetched];
     if (i + 1 < steps.end) fetch(i + 1, next, after_next, next_values);
-    product.multiply(static_cast<const Operand*>(link.await(n)), results);
+    const auto* operand = static_cast<const Operand*>(link.await(n));
+    sync_warp();  // lanes may have fetched and waited each for itself
+    product.multiply(operand, results);
     sync_block();
     if (is_active(i)) {
       const C* from = results + row * shape.stride + local;

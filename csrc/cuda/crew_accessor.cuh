@@ -3,7 +3,7 @@
 
 #include "../cells/cell.h"
 #include "../recurrence.h"
-#include "accessor.cuh"
+#include "values.cuh"
 
 namespace rnnfast {
 
@@ -58,8 +58,8 @@ struct Position {
   bool entering, leaving;  // whether the row does
 };
 
-// Values that do not change from step to step.
-constexpr int kMaxParameters = 4;
+// Values that do not change from step to step; values that a cell reads from memory at a step.
+constexpr int kMaxParameters = 4, kMaxFetched = 12;
 
 enum class Turn {
   once,   // before all steps: reads parameters, and does nothing else

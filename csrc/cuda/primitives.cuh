@@ -33,13 +33,7 @@ __device__ __forceinline__ T shuffle_xor(T v, int mask) {
 __device__ __forceinline__ float fast_exp(float v) { return __expf(v); }
 __device__ __forceinline__ float fast_quotient(float a, float b) { return __fdividef(a, b); }
 
-// v, of which the compiler knows nothing: what is computed from it in a loop is computed in the loop, rather
-// than before it and kept in registers.
-__device__ __forceinline__ int opaque(int v) {
-  asm volatile("" : "+r"(v));
-  return v;
-}
-
+// p, of which the compiler knows nothing: it is kept in registers rather than computed again.
 __device__ __forceinline__ char* opaque(char* p) {
   asm volatile("" : "+l"(p));
   return p;
@@ -98,8 +92,7 @@ __device__ __forceinline__ ClusterAddress in_block(const void* mine, int rank) {
 }
 // What all threads of the cluster did before is done, for all of them.
 __device__ __forceinline__ void sync_cluster() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::
-                   : "memory");
+  asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
 // A barrier in shared memory that counts bytes that blocks of the cluster write here. Each of its phases

@@ -24,7 +24,7 @@ struct StepArguments {
 template <class Phase, class S, bool kNoise>
 struct StepwiseOwn {
   using C = Compute<S>;
-  static constexpr bool kRemembers = false, kNoisy = kNoise;
+  static constexpr bool kNoisy = kNoise;
 
   const StepArguments& a;
   int64_t row;  // of all groups
@@ -45,8 +45,6 @@ struct StepwiseOwn {
     return static_cast<C*>(a.carries[i])[row * units + unit];
   }
   __device__ __forceinline__ int64_t time() const { return step_in_time; }
-  __device__ __forceinline__ C remembered(int) const { return C(0); }
-  __device__ __forceinline__ void remember(int, C) const {}
 };
 
 constexpr int kStepThreads = 256;
@@ -66,8 +64,8 @@ __global__ void __launch_bounds__(kStepThreads, 4) step_kernel(const __grid_cons
   const bool multiplied = Phase::kColumns > 0 && (row < step.entering || a.multiplies_entering);
   using Own = StepwiseOwn<Phase, S, kNoisy>;
   Own own{a, group * r.B + row, unit, units, multiplied, step.t[Step::kNow]};
-  const Window<int64_t> window(r, a.computed, step, group, 0, sizeof(S), sizeof(Compute<S>));
-  Accessor<Phase, S, Own, int64_t, Reads::direct> at(r, window, group, 0, row, unit, own, nullptr);
+  const Window window(r, a.computed, step, group, 0, sizeof(S), sizeof(Compute<S>));
+  Accessor<Phase, S, Own> at(r, window, group, 0, row, unit, own);
   Phase::run(at);
 }
 

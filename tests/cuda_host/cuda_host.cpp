@@ -76,7 +76,7 @@ namespace {
 constexpr size_t kStack = 128 << 10;
 constexpr size_t kMostShared = 232448;  // a block's on sm_90
 constexpr int kAtOnce = 3;              // clusters that run side by side
-constexpr unsigned kMostCluster = 16, kMostResident = 132;
+constexpr unsigned kMostCluster = 16, kMostResident = 48;
 constexpr size_t kMostFibres = 4096;  // of a launch, before those of ended blocks serve again
 constexpr long kPatience = 100000;    // rounds in which all that run only pause
 

@@ -96,7 +96,6 @@ T shuffle_xor(T v, int mask, CUDA_HOST_PLACE("shuffle_xor")) {
 
 inline float fast_exp(float v) { return std::exp(v); }
 inline float fast_quotient(float a, float b) { return a / b; }
-inline int opaque(int v) { return v; }
 inline char* opaque(char* p) { return p; }
 inline char* advanced(char* p, int number, int bytes) { return p + int64_t{number} * bytes; }
 

@@ -161,7 +161,8 @@ Plan run_on_host(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const P
   CudaProblem problem;
   problem.cell = cell, problem.pass = pass, problem.dtype = dtype;
   problem.T = r.T, problem.B = r.B, problem.H = r.units[0], problem.P = r.units[1], problem.G = r.G;
-  problem.limits = {90, 132, 232448, {66, 33, 16, 7}};
+  // No more blocks at a time than ThreadSanitizer has room for their threads.
+  problem.limits = {90, 12, 232448, {6, 3, 1, 0}};
   problem.tf32 = false;
   problem.wish = plan.schedule == Schedule::unit_split ? CudaSchedule::stepwise
                  : plan.workers <= 2                   ? CudaSchedule::cta

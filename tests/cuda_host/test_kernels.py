@@ -24,9 +24,9 @@ def few(of):
     return random.sample(list(of), 5)
 
 
-def wish(operators, schedule, dtype, crews=CREWS):
-    """A plan of random sizes: doubles take twice the room."""
-    rows = random.choice([1, 2, 4] if dtype == torch.float64 else [1, 2, 4, 8])
+def wish(operators, schedule, crews=CREWS):
+    """A plan of random sizes; few crews where all their blocks run at the same time."""
+    rows = random.choice([4] if schedule == "grid" else [1, 2, 4])
     operators.wish_cuda_plan(schedule, rows, random.choice(crews[schedule]))
 
 
@@ -47,10 +47,11 @@ def on_host(operators, monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_options(on_host, kind, schedule, dtype):
     for problem in few(small_problems(kind, dtype)):
-        wish(on_host, schedule, dtype)
+        wish(on_host, schedule)
         check_against_oracle(problem)
         noisy = problem.noise is not None and any(problem.noise)
-        assert on_host.last_cuda_plan().startswith("stepwise" if "projected" in kind or noisy else schedule)
+        by_steps = "projected" in kind or noisy or "at the same time" in on_host.last_cuda_plan()
+        assert on_host.last_cuda_plan().startswith("stepwise" if by_steps else schedule)
 
 
 @pytest.mark.slow
@@ -63,7 +64,7 @@ def test_many_problems(on_host, kind, schedule, dtype, seed):
     torch.manual_seed(seed)
     on_host.set_seed(seed)
     for problem in small_problems(kind, dtype):
-        wish(on_host, schedule, dtype, {"cta": [None], "cluster": [2, 4, 8, 16], "grid": [2, 3, 7, 12]})
+        wish(on_host, schedule, {"cta": [None], "cluster": [2, 4, 8, 16], "grid": [2, 3, 7]})
         check_against_oracle(problem)
 
 
@@ -84,7 +85,7 @@ def test_weights_in_registers_and_shared_memory(on_host, kind, dtype, schedule, 
 @pytest.mark.parametrize("kind", problems.CELLS)
 def test_tf32(on_host, kind, schedule):
     """In kernels of one launch products round to TF32, 10 bits of mantissa, where they are allowed to."""
-    on_host.wish_cuda_plan(schedule)
+    wish(on_host, schedule)
     p = draw(4, 9, 70, dtype=torch.float32, cell=kind)
     args = (p.gates, None, p.w_hh, None, None, p.bias, p.h0, p.c0, *p.options)
     exact, rounded = (on_host.recurrence(*args, precision=precision)[0] for precision in ("ieee", "tf32"))
@@ -97,7 +98,7 @@ def test_tf32(on_host, kind, schedule):
 @pytest.mark.parametrize(("schedule", "crew"), [("cta", 1), ("cluster", 4), ("grid", 3)])
 @pytest.mark.parametrize("kind", problems.CELLS)
 def test_rows_of_a_crew_do_not_change_the_bits(on_host, kind, dtype, schedule, crew):
-    p = draw(4, 11, 37, 2, dtype, cell=kind, direction=2)
+    p = draw(4, 5, 37, 2, dtype, cell=kind, direction=2)
     seen = []
     for rows in (1, 4):
         on_host.wish_cuda_plan(schedule, rows, crew)
@@ -111,7 +112,7 @@ def test_rows_of_a_crew_do_not_change_the_bits(on_host, kind, dtype, schedule, c
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", problems.CELLS)
 def test_the_order_of_threads_does_not_matter(on_host, kind, dtype, schedule):
-    on_host.wish_cuda_plan(schedule, None, CREWS[schedule][0])
+    on_host.wish_cuda_plan(schedule, 4, CREWS[schedule][0])
     p = draw(4, 9, 37, 2, dtype, cell=kind, layout="packed", direction=2)
     seen = []
     for seed in range(4):
