@@ -27,6 +27,10 @@ HASTE = [(50, B, H, 256) for B, H in itertools.product((1, 16, 32, 64, 128), (12
 FASTRNNS = [(100, 64, 512, 512)]
 
 
+# torch.nn's bfloat16 layers say so at each call.
+pytestmark = pytest.mark.filterwarnings("ignore:RNN module weights are not part of single contiguous")
+
+
 @pytest.fixture
 def precision():
     """precision(tf32): how float32 is multiplied, until the test ends."""

@@ -20,10 +20,10 @@ RNNFAST_LIBRARY(m) {
   // H) with w_hr; with noise, of an Elman RNN activations, too. noise: probabilities with which candidates
   // are dropped, for all steps alike, and h, and of an LSTM c, stay what they were. seed, int64 (2,), where
   // the input is: what is random is a function of the first number and of (group, step, row, unit), where
-  // steps are counted from the second number; without a seed all is as it would be on average. clip: for the
-  // adjoint, below; of no effect here. stretches, on the CPU: as `stretches` below returns them, if they
-  // cover all steps; they are what the rows of h0 and h_n are then, while those of the padded arrays stay
-  // what they are.
+  // steps are counted from the lower 32 bits of the second number, groups from the upper ones; without a seed
+  // all is as it would be on average. clip: for the adjoint, below; of no effect here. stretches, on the CPU:
+  // as `stretches` below returns them, if they cover all steps; they are what the rows of h0 and h_n are
+  // then, while those of the padded arrays stay what they are.
   m.def(
       "recurrence(Tensor input, Tensor? w_ih, Tensor w_hh, Tensor? w_hr, Tensor? b_ih, Tensor? b_hh, "
       "Tensor? h0, Tensor? c0, str cell, int direction=0, bool batch_first=False, Tensor? batch_sizes=None, "

@@ -22,6 +22,15 @@ RNNFAST_INLINE void philox(Word (&c)[4], uint32_t key0, uint32_t key1, const Pro
   }
 }
 
+// A seed is a key, and where counting begins: of steps in the lower half of the second number, of groups in
+// the upper one.
+RNNFAST_INLINE uint32_t place_of_step(const int64_t* seed, int64_t step) {
+  return static_cast<uint32_t>(step + seed[1]);
+}
+RNNFAST_INLINE uint32_t place_of_group(const int64_t* seed, int64_t group) {
+  return static_cast<uint32_t>(group + (seed[1] >> 32));
+}
+
 // How noise draws: of the words at {unit, row, step, group} the first decides over h, the second over c; over
 // candidates the first at a step that there is not. What has a probability happens where the upper 24 bits
 // are below the share of 2^24 that it is.

@@ -1,6 +1,7 @@
 // What a schedule is given: sizes, strides and pointers. No torch, no cell, no device.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 
@@ -90,6 +91,9 @@ struct Recurrence {
   Noise noise;
 
   int64_t active(int64_t t) const { return counts ? counts[t] : B; }
+
+  // Of the widest unit set.
+  int64_t most_units() const { return *std::max_element(units, units + kMaxUnitSets); }
 
   int64_t position(const Stream& s, int64_t g, int64_t t) const {
     return g * s.group + (offsets ? offsets[t] * s.row : t * s.step);

@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   rnnfast lab gradient-flow --seed 1        one of them
   rnnfast exercise names --output names     trains, evaluates, leaves results.json and pictures in names/
   rnnfast exercise own-rnn --check mine.py  grades an RNN of yours
+  rnnfast example agent                     a real use: learns to balance, from positions alone
   rnnfast info --cell lstm --T 100 --B 32 --H 256 --threads 2
 
 Each command has a --help of its own."""
@@ -123,6 +124,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
         "train a model, evaluate it on held-out data and show examples",
         programs(".recipes.exercises:EXERCISES"),
     ),
+    "example": ("put a recurrent layer to a real use", programs(".recipes.examples:EXAMPLES")),
     "bench": ("measure speed beside torch.nn, in a checkout of rnnfast", command(".recipes.bench")),
     "info": ("what was built, what is in use, and how a problem would be run", command(".recipes.info")),
     "text": ("the teaching text's sections, each with the command that runs it", command(".recipes.text")),

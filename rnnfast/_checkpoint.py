@@ -15,7 +15,7 @@ from torch.autograd import Function
 
 from . import _autograd
 from ._autograd import NORMS, TENSORS
-from ._noise import from_step
+from ._noise import beginning_at
 from ._torch import below_autograd, in_legacy_vmap, without_autocast
 from .reference import HAVE_C
 from .sequences import is_reversed
@@ -95,8 +95,8 @@ class _Direction:
         return _autograd.op(x, *self.weights, h, c, *layout, saves, **self.options_of(chunk))
 
     def options_of(self, chunk: _Chunk) -> dict[str, Any]:
-        """The operators', with noise as its steps have it."""
-        seed = from_step(self.options.get("seed"), chunk.begin)
+        """The operators', with noise as its steps and its group have it."""
+        seed = beginning_at(self.options.get("seed"), chunk.begin, self.g)
         return self.options if seed is None else {**self.options, "seed": seed}
 
     def entering(self, chunk: _Chunk, given: Tensor | None, carried: Tensor | None) -> Tensor | None:

@@ -18,8 +18,8 @@ def _groups(w: Tensor) -> int:
 def _rows_of_batch(input: Tensor, h0: Tensor | None, batch_first: bool, batch_sizes: Tensor | None) -> Any:
     if h0 is not None:
         return h0.size(1)
-    if batch_sizes is not None:  # as many as the first step has, a value not known here
-        return torch.library.get_ctx().new_dynamic_size()
+    if batch_sizes is not None:  # as many as the first step has: a value, which only a meta tensor's companion has
+        return int(batch_sizes[0]) if type(batch_sizes) is Tensor else torch.library.get_ctx().new_dynamic_size()
     return input.size(0 if batch_first else 1)
 
 

@@ -124,24 +124,22 @@ CUDA = ISA is not None and (FOLDER / "_cuda.so").exists() and torch.version.hip 
 _warned: set[tuple[Any, ...]] = set()
 
 
-def serves(input: torch.Tensor, cell: str = "") -> bool:
-    """Whether a compiled kernel runs on a tensor's device and dtype, of a cell if one is named.
+def serves(input: torch.Tensor) -> bool:
+    """Whether a compiled kernel runs on a tensor's device and dtype.
 
     Where none does it warns, once for each of these, or raises NotImplementedError under ``RNNFAST_STRICT=1``.
     """
-    on_gpu = CUDA and input.is_cuda and cell != "layer_norm_lstm"
-    if ISA is not None and (input.is_cpu or on_gpu or input.is_meta) and input.dtype in DTYPES:
+    if ISA is not None and (input.is_cpu or (CUDA and input.is_cuda) or input.is_meta) and input.dtype in DTYPES:
         return True
     device, dtype = input.device, input.dtype
-    what = " of a layer-normalised LSTM" if cell == "layer_norm_lstm" else ""
     message = (
-        f"rnnfast: no compiled kernel{what} for device '{device.type}' and dtype {dtype}; "
+        f"rnnfast: no compiled kernel for device '{device.type}' and dtype {dtype}; "
         "the recurrence runs in plain torch, step by step"
     )
     if strict():
         raise NotImplementedError(f"{message}, which RNNFAST_STRICT=1 forbids")
-    if (device.type, dtype, what) not in _warned:
-        _warned.add((device.type, dtype, what))
+    if (device.type, dtype) not in _warned:
+        _warned.add((device.type, dtype))
         warnings.warn(message, RuntimeWarning, stacklevel=2)
     return False
 

@@ -22,13 +22,15 @@ Rates = Sequence[float]  # probabilities: of dropping a candidate, of keeping h,
 
 
 def draw_seed(device: torch.device) -> Tensor:
-    """A seed as operators take it: a key by torch's generator, and that steps are counted from 0."""
+    """A seed as operators take it: a key by torch's generator, and that all is counted from 0."""
     return F.pad(torch.randint(-(1 << 63), (1 << 63) - 1, (1,), dtype=torch.int64, device=device), (0, 1))
 
 
-def from_step(seed: Tensor | None, step: int) -> Tensor | None:
-    """The same noise for a part of the steps that begins with this one."""
-    return seed if seed is None or step == 0 else seed + torch.tensor([0, step], device=seed.device)
+def beginning_at(seed: Tensor | None, step: int, group: int) -> Tensor | None:
+    """The same noise for a part of the steps and groups that begins with these."""
+    if seed is None or step == group == 0:
+        return seed
+    return seed + torch.tensor([0, step + (group << 32)], device=seed.device)
 
 
 def philox(key: Tensor, counter: Sequence[Any]) -> list[Tensor]:
@@ -57,7 +59,8 @@ class Noise:
     def _words(self, step: Any, rows: int, units: int) -> list[Tensor]:
         assert self.seed is not None
         unit, row = [torch.arange(n, device=self.seed.device) for n in (units, rows)]
-        return philox(self.seed[0], (unit, row.unsqueeze(1), step, self.group))
+        group = (self.group + (self.seed[1] >> 32)) & _LOW
+        return philox(self.seed[0], (unit, row.unsqueeze(1), step, group))
 
     def factor(self, rows: int, units: int, like: Tensor) -> Tensor | None:
         """What candidates are multiplied with at all steps, (rows, units); None: nothing."""

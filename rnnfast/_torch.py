@@ -18,6 +18,7 @@ try:
     below_autograd = torch._C._AutoDispatchBelowAutograd
     # Whether torch.func's transforms are at work in this thread.
     transformed = torch._C._are_functorch_transforms_active
+    is_batched = torch._C._functorch.is_batchedtensor
     is_traced_by_jit = torch._C._get_tracing_state
     # Unlike torch.compiler.disable, does not import Dynamo before what it returns is called.
     hidden_from_dynamo = torch._disable_dynamo
@@ -111,6 +112,7 @@ __all__ = [
     "hidden_from_dynamo",
     "in_forward_mode",
     "in_legacy_vmap",
+    "is_batched",
     "is_compiling",
     "is_traced_by_jit",
     "is_within_a_kernel",

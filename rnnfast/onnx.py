@@ -33,8 +33,8 @@ def translation_table() -> dict[Any, Callable[..., Any]]:
     Raises:
         ModuleNotFoundError: without the extra ``rnnfast[onnx]``.
         RuntimeError: where no kernels are built.
-        NotImplementedError: in the export, for what ONNX's operators do not have: LSTMs with a projection, packed
-            sequences.
+        NotImplementedError: in the export, for what ONNX's operators do not have: LSTMs with a projection or layer
+            normalisation, packed sequences, noise.
 
     Example:
         >>> T, B = torch.export.Dim("T"), torch.export.Dim("B")
@@ -77,6 +77,7 @@ def _recurrence(
     from onnxscript import opset18 as op
 
     refused = {
+        "layer_norm": cell == "layer_norm_lstm",
         "w_hr": w_hr is not None,
         "batch_sizes": batch_sizes is not None or stretches is not None,
         "w_ih": w_ih is None,
@@ -90,6 +91,7 @@ def _recurrence(
                 "w_hr": "w_hr: got an LSTM with a projection, which ONNX's LSTM does not have",
                 "batch_sizes": "batch_sizes: got a packed sequence, expected a padded one for ONNX",
                 "w_ih": "w_ih: got a recurrence over projected inputs, expected a layer for ONNX",
+                "layer_norm": "layer_norm: got a layer-normalised LSTM, which ONNX's LSTM is not",
                 "noise": "noise: got recurrent dropout or zoneout, which ONNX's layers do not have",
                 "saves": "saves: got every step's cell state, which ONNX's LSTM does not return",
             }[name]

@@ -69,7 +69,7 @@ def recurrence(
         y and h_n; of an LSTM also c_n, and with `states` all c, (T, B, G, H) and so on.
     """
     args = (input, w_ih, w_hh, w_hr, b_ih, b_hh, h0, c0, cell, direction, batch_first, batch_sizes)
-    if not _library.serves(input, cell) or in_forward_mode(args):
+    if not _library.serves(input) or in_forward_mode(args):
         norms = None if note is None or transformed() else _room_for_norms(input, w_ih, w_hh)
         if note is not None and norms is not None:
             note(norms)  # the backward pass fills it

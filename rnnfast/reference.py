@@ -143,6 +143,8 @@ def recurrence(
     layout = Layout(batch_first, batch_sizes)
     w, b, w_r = _widened(w_hh), _widened(bias), _widened(w_hr)
     xs, inners = layout.steps(gates), None if inner is None else layout.steps(inner)
+    if not xs:
+        return _of_no_steps(gates, w_hh, H, cell)
     widths = (w_hh.size(-1), H) if cell in HAVE_C else (w_hh.size(-1),)
     results: list[list[list[Tensor]]] = [[[] for _ in xs] for _ in widths]  # by state, step and group
     last: list[list[Tensor]] = [[] for _ in widths]
@@ -218,6 +220,14 @@ def layer(
     bias = None if b_hh is None else b_hh.view(len(w_hh), -1)
     y, *others = recurrence(gates, w_hh, w_hr, bias, *args, **options)
     return (y if w_ih is None else y.flatten(-2), *others)
+
+
+def _of_no_steps(gates: Tensor, w_hh: Tensor, H: int, cell: str) -> tuple[Tensor, ...]:
+    """Of a packed batch without rows: nothing, in the shapes of results, with gradients of zero."""
+    y = torch.einsum("ngk,gkp->ngp", gates, w_hh)
+    c = y[..., :1].expand(0, -1, H)
+    each = [y, c] if cell in HAVE_C else [y]
+    return (y, *(s.transpose(0, 1) for s in each), *each[1:])
 
 
 def _packed_layer(

@@ -101,8 +101,8 @@ def stretches(lengths: Tensor | None, reset: Tensor | None, steps: int, rows: in
 _WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
-def checked_lengths(lengths: Any, batch: int, steps: int, least: int = 0) -> Tensor:
-    """`lengths`, (B,), of `least` to T, on the CPU, once they are found to fit."""
+def are_lengths(lengths: Any, batch: int) -> None:
+    """Raises unless these are integers, (B,), in a tensor."""
     if not isinstance(lengths, Tensor):
         raise TypeError(f"lengths: got {type(lengths).__name__}, expected a tensor")
     if lengths.shape != (batch,) or lengths.dtype not in _WHOLE:
@@ -110,6 +110,11 @@ def checked_lengths(lengths: Any, batch: int, steps: int, least: int = 0) -> Ten
             f"lengths: got {lengths.dtype} of shape {tuple(lengths.shape)}, expected torch.int64 of shape "
             f"({batch},)"
         )
+
+
+def checked_lengths(lengths: Any, batch: int, steps: int, least: int = 0) -> Tensor:
+    """`lengths`, (B,), of `least` to T, on the CPU, once they are found to fit."""
+    are_lengths(lengths, batch)
     lengths = lengths.detach().to("cpu", torch.int64)
     wrong = ((lengths < least) | (lengths > steps)).nonzero()
     if len(wrong) > 0:

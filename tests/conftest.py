@@ -1,4 +1,5 @@
 import os
+import random
 import secrets
 
 # Plans shall not depend on what else the machine does. Read when the libraries are loaded, which kinds does.
@@ -21,6 +22,7 @@ def pytest_report_header():
 def fresh_inputs_and_poisoned_outputs():
     """Other inputs in each run (the header says how to get them again), and NaN in all fresh memory."""
     torch.manual_seed(SEED)
+    random.seed(SEED)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     threads = torch.get_num_threads()

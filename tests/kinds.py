@@ -1,5 +1,7 @@
 """The kinds of layer that the tests go through, their states and errors whatever the kind."""
 
+import warnings
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 from torch import nn
 
 import rnnfast
+from rnnfast import _library
 
 KINDS = {
     "RNN": ("RNN", {}),
@@ -47,3 +50,12 @@ def assert_same_error(kind, call):
         raised.append((error.type, str(error.value)))
     theirs, ours = raised
     assert ours == theirs
+
+
+@contextmanager
+def in_plain_torch():
+    """Layers as they are where no kernels are built."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "rnnfast: no compiled kernel")
+        patch.setattr(_library, "ISA", None)
+        yield

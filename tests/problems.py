@@ -18,7 +18,7 @@ CELLS = ["elman_tanh", "elman_relu", "lstm", "gru"]
 # Cells, and how many units an LSTM's projection has for so many of its own.
 KINDS = {**{cell: (cell, lambda H: 0) for cell in CELLS}, "lstm projected": ("lstm", lambda H: max(1, H // 2))}
 KINDS["lstm projected wider"] = ("lstm", lambda H: H + 17)
-CPU_KINDS = {**KINDS, "lstm normalised": ("layer_norm_lstm", lambda H: 0)}
+KINDS["lstm normalised"] = ("layer_norm_lstm", lambda H: 0)
 OPTIONAL = ("bias", "h0", "c0", "dy", "dh_n", "dc_n", "dc")  # c is an LSTM's
 # Relative to the largest value; a 16-bit state is rounded once at each step.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
@@ -49,13 +49,22 @@ class Problem:
     def cell(self):
         return self.options[0]
 
+    @property
+    def is_stepwise(self):
+        """Whether on a GPU a step at a time is all that there is."""
+        return self.is_noisy or self.w_hr is not None or self.cell == "layer_norm_lstm"
+
+    @property
+    def is_noisy(self):
+        """Whether states have noise; what is only dropped has none without a seed."""
+        return self.noise is not None and any(self.noise[self.seed is None :])
+
     def to(self, where):
         """With tensors of another dtype or device."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        kept = isinstance(where, torch.dtype) and {"seed"}  # whole numbers
-        return replace(
-            self, **{n: t.to(where) for n, t in tensors.items() if isinstance(t, Tensor) and n not in (kept or ())}
-        )
+        kept = {"seed"} if isinstance(where, torch.dtype) else {}  # whole numbers
+        moved = {n: t.to(where) for n, t in tensors.items() if isinstance(t, Tensor) and n not in kept}
+        return replace(self, **moved)
 
     def inputs(self):
         """What may have a gradient, by the names of the operator's arguments."""
@@ -145,8 +154,8 @@ def random_seed():
 
 
 def draw_kind(kind, T, B, H, *args, **options):
-    """The same, for one of CPU_KINDS, now and then with noise."""
-    cell, projection = CPU_KINDS[kind]
+    """The same, for one of KINDS, now and then with noise."""
+    cell, projection = KINDS[kind]
     return draw(T, B, H, *args, cell=cell, P=projection(H), noisy=random.random() < 0.3, **options)
 
 
@@ -239,8 +248,8 @@ def _compare(exact, results, dgates, actual):
     assert_close(results[1], last64[0], what="h_n", scale_of=y64)
     if exact.cell.startswith("elman"):
         with torch.no_grad():
-            noisy = exact.noise is not None and any(exact.noise[exact.seed is None :])
-            expected_dgates, norms = elman_bptt(exact, *(results[i].double() for i in ([0, 2] if noisy else [0])))
+            of_results = [0, 2] if exact.is_noisy else [0]
+            expected_dgates, norms = elman_bptt(exact, *(results[i].double() for i in of_results))
             assert_close(dgates, expected_dgates, what="dgates")
             return assert_close(actual["norms"], norms, TOLERANCE[dgates.dtype], what="norms of dh")
     if exact.cell in HAVE_C:

@@ -66,7 +66,8 @@ def test_the_same_results_and_gradients(kind, options, form, way, counted):
     ours, plain, args = both(kind, way, form, options)
     torch.testing.assert_close(run(ours, form, *args), run(plain, form, *args))
     torch.testing.assert_close(gradients(ours, form, *args), gradients(plain, form, *args))
-    assert len(counted) == ours.num_layers
+    # An RNN has nothing but states.
+    assert len(counted) == (0 if kind == "RNN" and "recompute" in way else ours.num_layers)
     x, _, *others = args
     without = (x, None, *others)
     torch.testing.assert_close(gradients(ours, form, *without), gradients(plain, form, *without))

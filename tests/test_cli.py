@@ -17,11 +17,15 @@ import rnnfast
 from rnnfast import lab
 from rnnfast.__main__ import COMMANDS, command_line, main
 from rnnfast._program import Program, Result, UserError, from_options, needs, progress, setting, whole_file
-from rnnfast.recipes import bench, exercises, text
+from rnnfast.recipes import bench, examples, exercises, text
 
 PROGRAMS = {
     f"{command} {name}": program
-    for command, registry in (("lab", lab.EXPERIMENTS), ("exercise", exercises.EXERCISES))
+    for command, registry in (
+        ("lab", lab.EXPERIMENTS),
+        ("exercise", exercises.EXERCISES),
+        ("example", examples.EXAMPLES),
+    )
     for name, program in registry.items()
 }
 

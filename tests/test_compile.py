@@ -66,23 +66,26 @@ def test_few_graphs_serve_all_sizes(kind, trains):
     assert counter.frame_count <= 3  # for one size, for any number of steps, for any of steps and rows
 
 
+@pytest.mark.parametrize("with_hx", [True, False])
 @pytest.mark.parametrize("trains", [True, False])
-def test_packed_sequences(kind, trains):
+def test_packed_sequences(kind, trains, with_hx):
     layer = make(kind, 3, 4, **OPTIONS).requires_grad_(trains)
+    lead = layer.num_layers * (2 if layer.bidirectional else 1)
 
-    def loss(data, batch_sizes):
-        return loss_of(layer, PackedSequence(data, batch_sizes))
+    def loss(data, batch_sizes, hx):
+        return loss_of(layer, PackedSequence(data, batch_sizes), hx)
 
     compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
     for lengths in ([4, 3, 1], [5, 5, 2, 1], [7, 2]):
         packed = pack_sequence([torch.randn(n, 3) for n in lengths])
-        args = packed.data, packed.batch_sizes
+        args = packed.data, packed.batch_sizes, random_hx(layer, lead, len(lengths)) if with_hx else None
         if trains:
             torch.testing.assert_close(training_step(layer, compiled, *args), training_step(layer, loss, *args))
         else:
             torch.testing.assert_close(compiled(*args), loss(*args))
 
 
+@pytest.mark.contrast
 @pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
 def test_where_torchs_layers_refuse(name):
     """Ours would be no news if they did not."""

@@ -124,6 +124,7 @@ def test_ahead_of_time_by_inductor(tmp_path):
     run_elsewhere(tmp_path, cases, load="torch._inductor.aoti_load_package(path)")
 
 
+@pytest.mark.contrast
 @pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
 def test_torchs_layers_keep_the_number_of_steps(name):
     """Ours would be no news if they did not."""

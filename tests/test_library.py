@@ -51,7 +51,7 @@ def test_each_instruction_set(capability, isa):
 
     On the one in use, which all other tests run on, a few. All of the operators' tests: the slow one below.
     """
-    few = "options and packed"
+    few = "options and packed or draw_the_same_bits"
     in_use = rnnfast.build_info()["isa_in_use"] == isa
     run_operator_tests(capability, isa, few if in_use else f"tile_edges or math or quantized or {few}")
 
@@ -70,7 +70,9 @@ def run_operator_tests(capability, isa, which):
     if not (PACKAGE / f"_cpu_{isa}.so").exists():
         pytest.skip(f"no _cpu_{isa}.so in {PACKAGE}: not built for this machine's architecture")
     assert f"'isa_in_use': '{isa}'" in python(RUN_A_LAYER, **environment).stdout
-    files = [str(TESTS / name) for name in ("test_recurrence.py", "test_math.py", "test_quantized.py")]
+    files = [
+        str(TESTS / name) for name in ("test_recurrence.py", "test_math.py", "test_quantized.py", "test_noise.py")
+    ]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k"]
     command.append(f"({which}) and not any_shape")
     result = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)

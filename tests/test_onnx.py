@@ -101,6 +101,7 @@ def test_what_onnx_does_not_have(tmp_path):
     assert any("w_hr: got an LSTM with a projection, which ONNX's LSTM does not have" in line for line in said)
 
 
+@pytest.mark.contrast
 @pytest.mark.parametrize("name", KINDS)
 def test_torchs_layers_keep_the_number_of_steps(name, tmp_path):
     """Ours would be no news if they did not."""

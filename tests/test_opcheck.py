@@ -4,7 +4,7 @@ import pytest
 import torch
 from problems import CELLS, KINDS, draw_kind, op
 
-from rnnfast.reference import GATES
+from rnnfast.reference import GATES, HAVE_C
 
 # Tracing takes seconds, so that most of these are slow.
 QUICK = [("elman_tanh", "packed"), ("elman_relu", "batch"), ("lstm projected", "time"), ("gru", "batch")]
@@ -23,10 +23,15 @@ def requiring_grad(*tensors):
 @pytest.mark.parametrize(("kind", "layout"), CASES)
 def test_a_layer(kind, layout):
     p = draw_kind(kind, 2, 2, 4, 2, layout=layout)
-    x, w_ih = torch.randn(*p.gates.shape[:-2], 5).double(), torch.randn(p.w_hh.shape[:2].numel(), 5).double()
-    tensors = requiring_grad(x, w_ih, p.w_hh, p.w_hr, p.bias, p.bias, p.h0, p.c0)
-    torch.library.opcheck(op.recurrence, (*tensors, *p.options, False), dict(clip=p.clip), test_utils=ALL)
-    torch.library.opcheck(op.recurrence, (*tensors, *p.options, True), test_utils=ALL[:3])
+    given = p.gates, None, None
+    if p.cell != "layer_norm_lstm":  # which takes what is projected already
+        x, w_ih = torch.randn(*p.gates.shape[:-2], 5).double(), torch.randn(p.w_hh.shape[:2].numel(), 5).double()
+        given = x, w_ih, p.bias
+    input, w_ih, b_ih = given
+    tensors = requiring_grad(input, w_ih, p.w_hh, p.w_hr, b_ih, p.bias, p.h0, p.c0)
+    options = dict(clip=p.clip, seed=p.seed, noise=p.noise)
+    torch.library.opcheck(op.recurrence, (*tensors, *p.options, False), options, test_utils=ALL)
+    torch.library.opcheck(op.recurrence, (*tensors, *p.options, True), options, test_utils=ALL[:3])
 
 
 @pytest.mark.parametrize(("kind", "layout"), CASES)
@@ -34,12 +39,13 @@ def test_its_adjoint(kind, layout):
     p = draw_kind(kind, 2, 2, 4, 2, layout=layout)
     with torch.no_grad():
         results = p.forward(saves=True)
-    y, *saved = results[0], *results[3 if p.cell == "lstm" else 2 :]
+    y, *saved = results[0], *results[3 if p.cell in HAVE_C else 2 :]
     by = requiring_grad(p.dy, p.dh_n, p.dc_n, p.dc)
     tensors = requiring_grad(p.gates, None, p.w_hh, p.w_hr, None, p.bias, p.h0, p.c0)
-    needs = 1 | 4 | 8 * (p.w_hr is not None) | 32 | 64 | 128 * (p.cell == "lstm") | 512 * (p.cell == "gru") | 1024
+    needs = 1 | 4 | 8 * (p.w_hr is not None) | 32 | 64 | 128 * (p.cell in HAVE_C) | 512 * (p.cell == "gru") | 1024
     arguments = (*by, *tensors, y, saved, *p.options, needs)
-    torch.library.opcheck(op.recurrence_bptt, arguments, dict(clip=p.clip), test_utils=ALL)
+    options = dict(clip=p.clip, seed=p.seed, noise=p.noise)
+    torch.library.opcheck(op.recurrence_bptt, arguments, options, test_utils=ALL)
 
 
 @pytest.mark.parametrize("cell", CELLS)

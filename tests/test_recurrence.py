@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from problems import (
     CELLS,
-    CPU_KINDS,
+    KINDS,
     OPTIONAL,
     TOLERANCE,
     assert_close,
@@ -29,7 +29,7 @@ op = torch.ops.rnnfast
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("kind", CPU_KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_sizes_around_tile_edges(kind, dtype):
     for H, B in itertools.product(EDGES, range(1, 18)):
         if (H + B) % (2 if kind == "elman_tanh" and dtype == torch.float32 else 12) == 0:
@@ -38,7 +38,7 @@ def test_sizes_around_tile_edges(kind, dtype):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("kind", CPU_KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_all_small_sizes(kind, dtype):
     for T, B, H in itertools.product(range(1, 18), repeat=3):
         if kind.startswith("elman") or (T + B + H) % 3 == 0:
@@ -48,7 +48,7 @@ def test_all_small_sizes(kind, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", ["time", "batch", "packed"])
 @pytest.mark.parametrize("direction", [0, 1, 2])
-@pytest.mark.parametrize("kind", CPU_KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_options(kind, direction, layout, dtype):
     own = [name for name in OPTIONAL if kind.startswith("lstm") or name not in ("c0", "dc_n", "dc")]
     pairs = list(itertools.combinations(own, 2))
@@ -61,7 +61,7 @@ def test_options(kind, direction, layout, dtype):
 @pytest.mark.parametrize("workers", [1, 2, 3, 5])
 @pytest.mark.parametrize("weights", ["packed", "in_place"])
 @pytest.mark.parametrize("schedule", ["batch_split", "unit_split"])
-@pytest.mark.parametrize("kind", CPU_KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_schedule(kind, schedule, weights, workers, dtype):
     sizes = itertools.product(["time", "batch", "packed"], [1, 15, 33, 64, 65, 130, 200])
     with rnnfast.forced_plan(schedule, weights, workers):
@@ -85,7 +85,7 @@ def test_more_workers_than_threads():
     H=st.integers(1, 140),
     G=st.integers(1, 3),
     dtype=st.sampled_from(DTYPES),
-    kind=st.sampled_from(list(CPU_KINDS)),
+    kind=st.sampled_from(list(KINDS)),
     direction=st.integers(0, 2),
     layout=st.sampled_from(["time", "batch", "packed"]),
     present=st.sets(st.sampled_from(OPTIONAL)),
@@ -104,7 +104,7 @@ def test_any_shape_and_options(
 
 
 @pytest.mark.parametrize("layout", ["time", "batch", "packed"])
-@pytest.mark.parametrize("kind", CPU_KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_schemas_and_fake_kernels(kind, layout):
     checks = ("test_schema", "test_faketensor")
     p = draw_kind(kind, 5, 3, 8, 2, layout=layout)
@@ -167,7 +167,7 @@ def test_the_adjoint_wants_a_matrix_for_each_group(groups):
         replace(p, w_hh=torch.zeros(groups, 4, 4).double()).bptt(p.forward(saves=True))
 
 
-@pytest.mark.parametrize("kind", CPU_KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_strided_and_expanded_inputs(kind):
     p = draw_kind(kind, 5, 6, 20, 2, torch.float32)
     results = p.forward(saves=True)
@@ -209,7 +209,7 @@ def test_nan_and_inf_propagate_as_in_the_reference(where, bad, cell, dtype):
 
 @pytest.mark.parametrize("T", [0, 3])
 @pytest.mark.parametrize("B", [0, 2])
-@pytest.mark.parametrize("kind", CPU_KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_steps_or_no_rows(kind, T, B):
     p = draw_kind(kind, T, B, 4)
     results = p.forward(saves=True)

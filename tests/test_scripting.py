@@ -49,6 +49,16 @@ def test_a_script_gives_the_same(kind, options, with_hx, tmp_path):
         torch.testing.assert_close(gradients(scripted, scripted, *args), gradients(layer, layer, *args))
 
 
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_a_script_drops_what_the_layer_drops(kind, batch_first):
+    layer = make(kind, 3, 4, 2, dropout=0.5, batch_first=batch_first)
+    x, found = torch.randn(5, 2, 3), []
+    for module in (layer, torch.jit.script(layer)):
+        torch.manual_seed(0)
+        found.append(module(x))
+    torch.testing.assert_close(*found)
+
+
 class Model(nn.Module):
     def __init__(self):
         super().__init__()

@@ -44,7 +44,8 @@ def batched(request):
     return request.param
 
 
-@pytest.fixture(params=list(OPERATOR_KINDS))
+# A layer-normalised one runs in plain torch.
+@pytest.fixture(params=[kind for kind in OPERATOR_KINDS if kind != "lstm normalised"])
 def case(request, layout, batched):
     """The layer's operator as a function of its tensors, these with samples in some dimension, and where."""
     p = draw_kind(request.param, 4, 3, 4, 2, direction=2, layout=layout)
@@ -222,6 +223,7 @@ def test_cells(name):
     torch.testing.assert_close(tangent, (grad(partial(loss, weights))(xs[0]) * xs[1]).sum())
 
 
+@pytest.mark.contrast
 @pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
 def test_where_torchs_layers_refuse(name):
     """Ours would be no news if they did not."""

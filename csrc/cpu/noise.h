@@ -58,8 +58,8 @@ Kept<Vec<Compute<S>>> kept_shares(const Noise& noise, int64_t unit, int64_t row,
   if (noise.zoneout_h <= 0 && noise.zoneout_c <= 0) return {mean(0), mean(0)};
   Bits<C> bits[2];
   random_bits<C>(static_cast<uint64_t>(noise.seed[0]), static_cast<uint32_t>(unit),
-                 static_cast<uint32_t>(row), static_cast<uint32_t>(step + noise.seed[1]),
-                 static_cast<uint32_t>(group), bits);
+                 static_cast<uint32_t>(row), place_of_step(noise.seed, step),
+                 place_of_group(noise.seed, group), bits);
   const auto one_below = [&](const Bits<C>& word, double p) {
     return word < Bits<C>{} + threshold(p) ? broadcast<S>(1) : broadcast<S>(0);
   };
@@ -73,7 +73,7 @@ Vec<Compute<S>> dropout_factor(const Noise& noise, int64_t unit, int64_t row, in
   if (!noise.seed || noise.dropout <= 0) return broadcast<S>(1);
   Bits<C> bits[2];
   random_bits<C>(static_cast<uint64_t>(noise.seed[0]), static_cast<uint32_t>(unit),
-                 static_cast<uint32_t>(row), kAllSteps, static_cast<uint32_t>(group), bits);
+                 static_cast<uint32_t>(row), kAllSteps, place_of_group(noise.seed, group), bits);
   return bits[0] < Bits<C>{} + threshold(noise.dropout)
              ? broadcast<S>(0)
              : broadcast<S>(static_cast<C>(1 / (1 - noise.dropout)));

@@ -59,10 +59,10 @@ std::vector<Tensor> recurrence_int8(const Tensor& input, const std::vector<Tenso
   const Layout layout(rows, "input", direction, batch_first, batch_sizes);
 
   const bool lstm = sizes.cell == Cell::lstm;
-  States to{empty_contiguous(layout.shape(P), input), empty_contiguous({G, layout.B, P}, input)};
+  States to{empty_contiguous(layout.joined_shape(P), input), empty_contiguous({G, layout.B, P}, input)};
   if (lstm) to.c_n = empty_contiguous({G, layout.B, H}, input);
   run_forward(layout, sizes, matrices, rows, bias, h0, c0, to, false);
-  std::vector<Tensor> results{groups_joined(to.y), *to.h_n};
+  std::vector<Tensor> results{to.y, *to.h_n};
   if (lstm) results.push_back(*to.c_n);
   return results;
 }

@@ -145,7 +145,7 @@ class Split {
       for (auto& buffer : w.buffers[i]) buffer = carver.take(rows * w.operand_stride[i]);
       ++i;
     }
-    w.carry_stride = padded<S>(*std::max_element(r_.units, r_.units + kMaxUnitSets));
+    w.carry_stride = padded<S>(r_.most_units());
     for (int c = 0; c < carries_of<Pass>(r_); ++c) w.carries[c] = carver.take(rows * w.carry_stride);
 
     for_each_phase(Phases{}, [&](auto phase, int) {

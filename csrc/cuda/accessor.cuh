@@ -91,6 +91,7 @@ class Accessor {
   //   matrix(gate)                the result of the phase's matrix
   //   put(operand, v, unit, part) hands v to matrices
   //   carry(i), keep(i, v)
+  //   add(i, v), sum(i)           where the phase has statistics, or the one before
   //
   // row: counted from first_row, that of the window.
   __device__ __forceinline__ Accessor(const Recurrence& r, const Window& window, int64_t group,
@@ -147,6 +148,17 @@ class Accessor {
   __device__ __forceinline__ C carry(int i) const { return own_.carry(i); }
   __device__ __forceinline__ void keep(int i, C v) { own_.keep(i, v); }
 
+  __device__ __forceinline__ void add(int i, C v) { own_.add(i, v); }
+  __device__ __forceinline__ C sum(int i) const { return own_.sum(i); }
+  __device__ __forceinline__ C load_row(int stream, int part) const {
+    const char* from = window_.streams[Step::kNow][stream];
+    return from ? widened(reinterpret_cast<const S*>(from)[row_ * window_.rows[stream] + part]) : C(0);
+  }
+  __device__ __forceinline__ void store_row(int stream, C v, int part) const {
+    char* to = window_.streams[Step::kNow][stream];
+    if (to && unit_ == 0) reinterpret_cast<S*>(to)[row_ * window_.rows[stream] + part] = narrowed<S>(v);
+  }
+
   __device__ __forceinline__ void record(C v) {
     static_assert(Phase::kRecords);
     if (window_.computed) reinterpret_cast<C*>(window_.computed)[offset(window_.computed_row, 0)] = v * v;
@@ -168,7 +180,7 @@ class Accessor {
   __device__ __forceinline__ Kept<C> kept() const {
     const Noise& noise = r_.noise;
     if (!noise.seed) return {static_cast<C>(noise.zoneout_h), static_cast<C>(noise.zoneout_c)};
-    const Bits bits = random(static_cast<uint32_t>(own_.time() + noise.seed[1]));
+    const Bits bits = random(place_of_step(noise.seed, own_.time()));
     return {C(bits.first < threshold(noise.zoneout_h)), C(bits.second < threshold(noise.zoneout_c))};
   }
 
@@ -186,7 +198,7 @@ class Accessor {
   __device__ __forceinline__ Bits random(uint32_t step) const {
     const uint64_t key = static_cast<uint64_t>(r_.noise.seed[0]);
     uint64_t c[4] = {static_cast<uint32_t>(unit_), static_cast<uint32_t>(first_row_ + row_), step,
-                     static_cast<uint32_t>(group_)};
+                     place_of_group(r_.noise.seed, group_)};
     philox(c, static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32),
            [](uint64_t a, uint32_t m) { return static_cast<uint64_t>(static_cast<uint32_t>(a)) * m; });
     return {static_cast<uint32_t>(c[0]) >> 8, static_cast<uint32_t>(c[1]) >> 8};

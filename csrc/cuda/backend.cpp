@@ -9,6 +9,7 @@ namespace rnnfast::backend {
 namespace {
 
 Tensor columns_of(const Tensor& t, int64_t first, int64_t width) {
+  if (t.dim() == 1) return view_of(t, {1, width}, {width, 1}, first);
   return view_of(t, {t.size(0), width}, {t.stride(0), t.stride(1)}, first);
 }
 

@@ -18,9 +18,11 @@ struct PhaseInfo {
   bool transposed = false, same_step = false;
 };
 
+constexpr int kMostPhases = 5, kMostCarries = 7;
+
 struct PassInfo {
-  int phases = 0, operands = 0, carries = 0;
-  PhaseInfo phase[2];
+  int phases = 0, operands = 0, carries = 0, statistics = 0;
+  PhaseInfo phase[kMostPhases];
   struct {
     int units = 0, parts = 0;  // as in cells/cell.h
   } operand[2];
@@ -31,9 +33,10 @@ PassInfo pass_info(Cell cell, Pass pass, bool projected, bool noisy);
 // Arrays that a stepwise run works in. Rows lie one behind the other, groups too: (G, B, width). Operands are
 // in the dtype of the arrays, all else in the one that is computed with (float32; float64 for float64).
 struct Workspace {
-  void* operands[2][2] = {};  // width: parts * units; two buffers, which take turns
-  void* results[2] = {};      // of each phase's matrix, width: columns * units
-  void* carries[2] = {};      // width: units of the phase
+  void* operands[2][2] = {};         // width: parts * units; two buffers, which take turns
+  void* results[kMostPhases] = {};   // of each phase's matrix, width: columns * units
+  void* carries[kMostCarries] = {};  // width: units of the phase, at most those of the widest
+  void* sums = nullptr;              // (statistics, G, B)
 };
 
 // results of a phase = its operand, in one of the two buffers, times its matrix, for the first rows of each
@@ -67,5 +70,6 @@ cudaError_t run_elman(const Run& run, Cell cell, Pass pass, Dtype dtype, const C
 cudaError_t run_lstm(const Run& run, Pass pass, Dtype dtype, const CudaPlan& plan);
 cudaError_t run_projected_lstm(const Run& run, Pass pass, Dtype dtype, const CudaPlan& plan);
 cudaError_t run_gru(const Run& run, Pass pass, Dtype dtype, const CudaPlan& plan);
+cudaError_t run_layer_norm_lstm(const Run& run, Pass pass, Dtype dtype, const CudaPlan& plan);
 
 }  // namespace rnnfast::cuda

@@ -1,6 +1,7 @@
 // What the passes of the cells need, read off their types.
 #include "../cells/elman.h"
 #include "../cells/gru.h"
+#include "../cells/layer_norm_lstm.h"
 #include "../cells/lstm.h"
 #include "../cells/phase_list.h"
 #include "kernels.h"
@@ -11,7 +12,9 @@ namespace {
 template <class Pass>
 PassInfo info_of(bool noisy) {
   PassInfo info;
+  static_assert(count_phases(typename Pass::Phases{}) <= kMostPhases && Pass::kNoisyCarries <= kMostCarries);
   info.carries = noisy ? Pass::kNoisyCarries : Pass::kCarries;
+  info.statistics = most_statistics(typename Pass::Phases{});
   for (const Operand& operand : Pass::kOperands)
     info.operand[info.operands++] = {operand.units, operand.parts};
   for_each_phase(typename Pass::Phases{}, [&](auto phase, int) {
@@ -37,6 +40,7 @@ PassInfo pass_info(Cell cell, Pass pass, bool projected, bool noisy) {
     case Cell::gru:
       return info_of_cell<Gru>(pass, noisy);
     case Cell::layer_norm_lstm:
+      return info_of_cell<LayerNormLstm>(pass, noisy);
     case Cell::elman_tanh:
     case Cell::elman_relu:
       break;

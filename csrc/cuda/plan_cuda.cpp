@@ -47,6 +47,7 @@ std::string obstacle(const CudaProblem& p, CudaSchedule schedule) {
     return of + " needs compute capability " + std::to_string(least / 10) + "." + std::to_string(least % 10);
   if (p.H == 0) return "no units";
   if (p.P > 0) return of + " has no projected LSTM";
+  if (p.cell == Cell::layer_norm_lstm) return of + " has no layer normalisation";
   if (p.noisy) return of + " has no noise";
   if (p.G > kMostGroups) return "more groups than a grid takes";
   if (p.captured_packed) return of + " does not take packed sequences in a CUDA graph";

@@ -130,7 +130,8 @@ class StepwiseArrays {
       if (info.phase[i].columns > 0)
         workspace_.results[i] =
             add(results_[i], info.phase[i].columns * r.units[info.phase[i].units], computed);
-    for (int i = 0; i < info.carries; ++i) workspace_.carries[i] = add(carries_[i], r.units[0], computed);
+    for (int i = 0; i < info.carries; ++i) workspace_.carries[i] = add(carries_[i], r.most_units(), computed);
+    if (info.statistics > 0) workspace_.sums = add(sums_, info.statistics, computed);
     for (int i = 0; i < info.phases; ++i) weights_.push_back(weights(i));
   }
 
@@ -170,7 +171,7 @@ class StepwiseArrays {
   const PassInfo& info_;
   const Dtype dtype_;
   const Tensor& like_;
-  OptionalTensor operands_[2][2], results_[2], carries_[2];
+  OptionalTensor operands_[2][2], results_[cuda::kMostPhases], carries_[cuda::kMostCarries], sums_;
   std::vector<Tensor> weights_;
   cuda::Workspace workspace_;
 };
@@ -221,6 +222,7 @@ cudaError_t run_planned(const Run& run, Cell cell, Pass pass, Dtype dtype, const
     case Cell::gru:
       return cuda::run_gru(run, pass, dtype, plan);
     case Cell::layer_norm_lstm:
+      return cuda::run_layer_norm_lstm(run, pass, dtype, plan);
     case Cell::elman_tanh:
     case Cell::elman_relu:
       break;
@@ -232,7 +234,6 @@ cudaError_t run_planned(const Run& run, Cell cell, Pass pass, Dtype dtype, const
 
 void backend::plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const Tensor& like,
                            bool tf32) {
-  require(cell != Cell::layer_norm_lstm, "cell: layer_norm_lstm has no kernels on this device");
   require(!r.origins, "stretches: expected none on this device, where batches are packed instead");
   if (r.T == 0 || r.B == 0 || r.G == 0 || r.units[0] == 0) return;
   const int32_t device = device_index_of(like);

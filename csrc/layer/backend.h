@@ -20,7 +20,7 @@ void sum_rows(const Tensor& rows, int64_t first, Tensor& to);
 // The same of the products with as many columns of others, from others_first on.
 void sum_products(const Tensor& rows, int64_t first, const Tensor& others, int64_t others_first, Tensor& to);
 
-// Columns first .. of a 2-D array with contiguous rows.
+// Columns first .. of a 2-D array with contiguous rows, or of a 1-D one, a row of its own.
 struct Columns {
   const Tensor* of = nullptr;
   int64_t first = 0;

@@ -37,15 +37,28 @@ class Layout {
     return batch_first_ ? Shape{padded_B_, padded_T_, G, width} : Shape{padded_T_, padded_B_, G, width};
   }
 
+  // With the groups in the last axis, one behind the other.
+  Shape joined_shape(int64_t width) const {
+    Shape joined = shape(width);
+    joined.pop_back();
+    joined.back() *= width;
+    return joined;
+  }
+
+  // Of an array of either shape.
   Stream stream(const Tensor& t) const {
+    const int64_t axis = packed_ ? 1 : 2;
+    const bool joined = t.dim() == axis + 1;
     Stream s;
     s.data = t.data_ptr();
-    s.group = t.stride(packed_ ? 1 : 2);
+    s.group = joined ? t.size(axis) / std::max<int64_t>(1, G) : t.stride(axis);
     s.row = t.stride(packed_ || batch_first_ ? 0 : 1);
     s.step = packed_ ? 0 : t.stride(batch_first_ ? 1 : 0);
     if (stretched()) {
-      require(t.size(0) <= 1 || t.stride(0) == t.size(1) * t.stride(1), "stretches: expected dense arrays");
-      s.row = t.stride(1);
+      // Of an axis of one place a stride says nothing.
+      require(t.size(0) <= 1 || t.size(1) == 1 || t.stride(0) == t.size(1) * t.stride(1),
+              "stretches: expected dense arrays");
+      s.row = t.stride(t.size(1) == 1 ? 0 : 1);
     }
     return s;
   }

@@ -34,7 +34,8 @@ std::vector<Tensor> recurrence(const Tensor& input, const OptionalTensor& w_ih, 
   const auto optional = [](bool wanted, const auto& make, int64_t width) {
     return wanted ? OptionalTensor(make(width)) : std::nullopt;
   };
-  States to{array(w.P), state(w.P), optional(lstm, state, w.H)};
+  Tensor y = empty_contiguous(w_ih ? layout.joined_shape(w.P) : layout.shape(w.P), input);
+  States to{y, state(w.P), optional(lstm, state, w.H)};
   const Noise noisy = noise_of(noise, seed, input);
   to.activations = optional(saves && (lstm || gru || noisy.any()), array, w.K);
   to.c = optional(saves && lstm, array, w.H);
@@ -44,9 +45,11 @@ std::vector<Tensor> recurrence(const Tensor& input, const OptionalTensor& w_ih, 
   w.check_for(layout, from.rows);
   run_forward(layout, w, from.with(w.matrices()), from.rows, bias, h0, c0, to, is_tf32(precision), noisy);
 
-  std::vector<Tensor> results{w_ih ? groups_joined(to.y) : to.y, *to.h_n};
-  for (const OptionalTensor* t : {&to.c_n, &to.activations, &to.c, &to.inner, &to.normal, &to.scales})
-    if (*t) results.push_back(**t);
+  std::vector<Tensor> results;
+  results.reserve(8);
+  results.push_back(std::move(y));
+  for (OptionalTensor* t : {&to.h_n, &to.c_n, &to.activations, &to.c, &to.inner, &to.normal, &to.scales})
+    if (*t) results.push_back(std::move(**t));
   return results;
 }
 

@@ -11,6 +11,7 @@ from .language import LanguageModel
 from .readout import Feedforward, ReadoutRNN
 from .residual import ResidualStack
 from .seq2seq import Seq2Seq
+from .streaming import StreamingFilter
 from .tagger import Tagger
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "SequenceClassifier",
     "SequenceGenerator",
     "State",
+    "StreamingFilter",
     "Tagger",
     "decoding",
     "detached",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +15,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .. import ops
 from .._noise import draw_seed
-from . import ragged
+from .._torch import any_autocast, is_compiling
+from . import masked, normalised, ragged
 from ._common import autocast_dtype, cast, weight, weights
 from .options import Options
 
@@ -28,6 +31,7 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
 
     __jit_unused_properties__: ClassVar = [  # what TorchScript is not to read
         "all_weights",
+        "recompute",
         "checkpoint_every",
         "recurrent_dropout",
         "zoneout",
@@ -102,8 +106,11 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
             all_states: whether the states of all steps and layers are returned as well.
 
         Both `lengths` and `reset` cut rows into stretches that run side by side, as rows of one packed batch, or,
-        with resets only on the CPU, where they lie. On CUDA both are read back to the host, which waits for the
-        device unless they are on the CPU already.
+        with resets only on the CPU, where they lie. Resets on a GPU are read back to the host, which waits for the
+        device. Lengths that the host does not know, on a GPU without resets, or where a program is compiled,
+        exported or traced or each sample of a vmap has its own, are not waited for: all T steps are run, and
+        what is beyond a row's length is masked. Such lengths are taken to be 0 where they are less and T where
+        they are more (RNNFAST_STRICT=1 checks those on a GPU).
 
         Returns:
             output and last state, as torch's layers return them; with `all_states` third the states, h, of an LSTM
@@ -124,7 +131,7 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
             >>> states.shape
             torch.Size([1, 5, 3, 20])
         """
-        h0, c0 = self._split(hx)
+        h0, c0 = (None, None) if hx is None else self._split(hx)
         collected: list[Any] | None = [] if all_states else None
         if lengths is not None or reset is not None or reset_state is not None:
             results = self._forward_ragged(input, h0, c0, lengths, reset, reset_state, collected)
@@ -169,6 +176,12 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
         if h0 is not None:
             self._check_rank(h0, c0, 3)
         packs = not self._takes_stretches or self.recompute or self.checkpoint_every is not None
+        batch: Any
+        if reset is None and not input.is_nested and masked.are_unknown(lengths):
+            batch = masked.MaskedBatch(input, self.batch_first, self.bidirectional, lengths)
+            self._check(batch.input, h0, c0, None)
+            output, h_n, c_n = batch.run(self._run, (h0, c0), collected)
+            return output, self._join(h_n, c_n)
         batch = ragged.Batch(input, self.batch_first, self.bidirectional, lengths, reset, packs)
         self._check(batch.input, h0, c0, batch.rows if input.is_nested else None)
         others = self._split(reset_state)
@@ -224,7 +237,8 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
         if not fits:
             self._update_flat_weights()
             self.check_input(input, batch_sizes)
-        if h0 is not None:
+        # How many rows a packed batch has depends on values, which a compiler does not know: the operator looks.
+        if h0 is not None and (batch_sizes is None or not is_compiling()):
             self._check_states(input, h0, c0, batch_sizes)
 
     def _run(
@@ -235,14 +249,14 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
         batch_first: bool,
         batch_sizes: Tensor | None,
         collected: list[Any] | None = None,
-        batch: ragged.Batch | None = None,
+        batch: ragged.Batch | masked.MaskedBatch | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """All layers over padded (T, B, I) or (B, T, I), or packed (N, I), input: output, h_n and c_n.
 
         collected: takes each layer's states of every step, (h,), of an LSTM (h, c); batch: what the rows are
         stretches of.
         """
-        dtype = autocast_dtype(x)
+        dtype = autocast_dtype(x) if any_autocast() else None
         if dtype is not None:
             x, h0, c0 = x.to(dtype), cast(h0, dtype), cast(c0, dtype)
         if self.num_layers == 1 and collected is None:
@@ -281,42 +295,38 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
         batch_sizes: Tensor | None,
         dtype: torch.dtype | None,
         all_c: bool = False,
-        batch: ragged.Batch | None = None,
+        batch: ragged.Batch | masked.MaskedBatch | None = None,
     ) -> Any:
         """One layer, both directions: output, h_n, of an LSTM c_n, and if wanted all c, (T, B, D, H)."""
-        direction = 2 if self.bidirectional else 0
+        weights, direction = self._weights(layer, dtype), 2 if self.bidirectional else 0
+        layout = (self._cell, direction, batch_first, batch_sizes)
+        if batch is None and self._is_plain and self._recorder is None and not profiler._is_profiler_enabled:
+            return ops.recurrence(x, *weights, h0, c0, *layout, all_c, self.bptt_clip)
         note, stretches = None, None if batch is None else batch.table
         if self._recorder is not None:
             recorder = self._recorder if batch is None else batch.recording(self._recorder)
             note = recorder(layer, x, self.bidirectional, batch_first, batch_sizes)
-        # All that BPTT of an Elman RNN needs are states.
-        recompute = self.recompute and not self.mode.startswith("RNN")
-        every = self.checkpoint_every or (sys.maxsize if recompute else None)
         noise = self._rates(self.training)
+        # All that BPTT of an Elman RNN needs are states, unless there is noise on them.
+        recompute = self.recompute and (noise is not None or not self.mode.startswith("RNN"))
+        every = self.checkpoint_every or (sys.maxsize if recompute else None)
         seed = draw_seed(x.device) if noise is not None and self.training else None
-        options: Any = (
-            self._cell,
-            direction,
-            batch_first,
-            batch_sizes,
-            all_c,
-            self.bptt_clip,
-            note,
-            every,
-            stretches,
-            noise,
-            seed,
-        )
-        if not profiler._is_profiler_enabled:
-            return self._recurrence(layer, x, self._weights(layer, dtype), h0, c0, options)
+        states = all_c or (batch is not None and batch.has_all_c and self.mode == "LSTM")
+        options = (*layout, states, self.bptt_clip, note, every, stretches, noise, seed)
+        run: Any = partial(self._recurrence, layer)
+        if isinstance(batch, masked.MaskedBatch):
+            run = partial(batch.recurrence, run, all_c=all_c)
         directions = "forward and reverse" if self.bidirectional else "forward"
-        with profiler.record_function(f"rnnfast.{type(self).__name__} layer {layer}, {directions}"):
-            return self._recurrence(layer, x, self._weights(layer, dtype), h0, c0, options)
+        name = f"rnnfast.{type(self).__name__} layer {layer}, {directions}"
+        with profiler.record_function(name) if profiler._is_profiler_enabled else nullcontext():
+            return run(x, weights, h0, c0, options)
 
     def _recurrence(
         self, layer: int, x: Tensor, weights: tuple[Any, Any, Any, Any, Any], h0: Any, c0: Any, options: Any
     ) -> Any:
-        """A layer with all that it has."""
+        """A layer with all that it has; options: what :func:`rnnfast.ops.recurrence` takes from `cell` on."""
+        if self._layer_norm:
+            return normalised.recurrence(self, layer, x, weights, h0, c0, options)
         return ops.recurrence(x, *weights, h0, c0, *options)
 
     def _weights(self, layer: int, dtype: torch.dtype | None) -> tuple[Any, Any, Any, Any, Any]:

@@ -9,9 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import ops
 from . import normalised
 from .base import RecurrentLayer
+
+
+def _without_those_of_lstms(options: dict[str, Any]) -> None:
+    if "proj_size" in options:  # torch's words
+        raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+    if "layer_norm" in options:
+        raise ValueError(f"layer_norm: got {options['layer_norm']} for an RNN or GRU, expected an LSTM")
 
 
 class RNN(RecurrentLayer):
@@ -94,8 +100,7 @@ class RNN(RecurrentLayer):
         zoneout: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        if "proj_size" in kwargs:
-            raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+        _without_those_of_lstms(kwargs)
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
         self.nonlinearity = nonlinearity
@@ -156,8 +161,8 @@ class LSTM(RecurrentLayer):
                 + b_{ih} + b_{hh} \\
                 h_t &= o \tanh(N(c_t) \, \text{norm\_c} + \text{norm\_c\_bias})
 
-            with parameters ``norm_ih_l0`` and so on besides torch's. Not with `proj_size`; compiled kernels are
-            those of the CPU.
+            with parameters ``norm_ih_l0`` and so on besides torch's, so that weights of a layer without them are
+            loaded by ``load_state_dict(..., strict=False)``. Not with `proj_size`.
 
     Shapes:
         * input: (T, B, I), (B, T, I) with `batch_first`, (T, I) unbatched, or a
@@ -211,6 +216,7 @@ class LSTM(RecurrentLayer):
         self._set_options(bptt_clip, recompute, checkpoint_every, recurrent_dropout, zoneout)
         if layer_norm:
             self._layer_norm = True
+            self._look_again()
             normalised.add_parameters(self)
 
     @property
@@ -223,16 +229,6 @@ class LSTM(RecurrentLayer):
         super().reset_parameters()
         if self._layer_norm:
             normalised.reset_parameters(self)
-
-    def _recurrence(
-        self, layer: int, x: Tensor, weights: tuple[Any, Any, Any, Any, Any], h0: Any, c0: Any, options: Any
-    ) -> Any:
-        if not self._layer_norm:
-            return super()._recurrence(layer, x, weights, h0, c0, options)
-        w_ih, w_hh, _, b_ih, b_hh = weights
-        gates, vector = normalised.gates_and_vector(self, layer, x, w_ih, b_ih, b_hh)
-        y, *others = ops.recurrence(gates, None, w_hh, None, None, vector, h0, c0, *options)
-        return [y.flatten(-2), *others]
 
     def _split(self, hx: Any) -> tuple[Any, Any]:
         return (None, None) if hx is None else (hx[0], hx[1])
@@ -316,8 +312,7 @@ class GRU(RecurrentLayer):
         zoneout: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        if "proj_size" in kwargs:
-            raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+        _without_those_of_lstms(kwargs)
         args = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
         super().__init__("GRU", *args, device=device, dtype=dtype, **kwargs)
         self._set_options(bptt_clip, recompute, checkpoint_every, recurrent_dropout, zoneout)

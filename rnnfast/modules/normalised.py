@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import init
 
+from .. import ops
 from ._common import weight
 
 CELL = "layer_norm_lstm"
@@ -40,11 +41,11 @@ def reset_parameters(layer: Any) -> None:
             init.zeros_(getattr(layer, BIAS_C + suffix))
 
 
-def gates_and_vector(
-    layer: Any, k: int, x: Tensor, w_ih: Tensor, b_ih: Tensor | None, b_hh: Tensor | None
+def _gates_and_vector(
+    layer: Any, k: int, x: Tensor, w_ih: Tensor | None, b_ih: Tensor | None, b_hh: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """What layer k's recurrence takes for x and for b_hh: N(W_ih x) gain + b_ih + b_hh, (T, B, G, 4 H), and
-    gains and biases, (G, 6 H), as csrc/cells/layer_norm_lstm.h has them.
+    gains and biases, (G, 6 H), as csrc/cells/layer_norm_lstm.h has them. Without w_ih x is W_ih x.
     """
     directions = 2 if layer.bidirectional else 1
     suffixes = _suffixes(layer)[k * directions : (k + 1) * directions]
@@ -55,13 +56,22 @@ def gates_and_vector(
     gain_ih, gain_hh, gain_c = [of_directions(name) for name in (GAIN_IH, GAIN_HH, GAIN_C)]
     bias_c = of_directions(BIAS_C) if layer.bias else torch.zeros_like(gain_c)
     bias = None if b_ih is None or b_hh is None else (b_ih + b_hh).view(directions, -1)
-    gates, size = F.linear(x, w_ih).unflatten(-1, gain_ih.shape), gain_ih.shape[1:]
+    gates = x if w_ih is None else F.linear(x, w_ih).unflatten(-1, gain_ih.shape)
+    size = gain_ih.shape[1:]
     if directions == 1:
         gates = F.layer_norm(gates, size, gain_ih[0], None if bias is None else bias[0])
     else:
         gates = F.layer_norm(gates, size) * gain_ih
         gates = gates if bias is None else gates + bias
-    return gates, torch.cat([gain_hh, gain_c, bias_c], 1)
+    return gates.to(x.dtype), torch.cat([gain_hh, gain_c, bias_c], 1)  # on CUDA autocast normalises in float32
 
 
-__all__ = ["CELL", "add_parameters", "gates_and_vector", "reset_parameters"]
+def recurrence(layer: Any, k: int, x: Tensor, weights: tuple[Any, ...], h0: Any, c0: Any, options: Any) -> Any:
+    """What :func:`rnnfast.ops.recurrence` gives for layer k; options: what that takes from `cell` on."""
+    w_ih, w_hh, _, b_ih, b_hh = weights
+    gates, vector = _gates_and_vector(layer, k, x, w_ih, b_ih, b_hh)
+    y, *others = ops.recurrence(gates, None, w_hh, None, None, vector, h0, c0, *options)
+    return [y.flatten(-2), *others]
+
+
+__all__ = ["CELL", "add_parameters", "recurrence", "reset_parameters"]

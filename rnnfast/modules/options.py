@@ -12,7 +12,9 @@ class Options:
     """
 
     bptt_clip: float | None = None
-    recompute: bool = False
+    # Whether none is set but those that cost nothing to hand on, which a small layer asks at each call.
+    _is_plain: bool = True
+    _recompute: bool = False
     _checkpoint_every: int | None = None
     _recurrent_dropout: float = 0.0
     _zoneout: float | tuple[float, float] = 0.0
@@ -20,6 +22,11 @@ class Options:
     # Those with which a layer gives other results than torch's.
     _of_its_own: ClassVar = ("recurrent_dropout", "zoneout", "layer_norm")
     mode: str
+
+    def _look_again(self) -> None:
+        """After one of them was set."""
+        asked = (self._layer_norm, self._recompute, self._checkpoint_every, self._recurrent_dropout, self._zoneout)
+        self._is_plain = not any(asked)
 
     def _set_options(
         self,
@@ -30,8 +37,8 @@ class Options:
         zoneout: float | tuple[float, float],
     ) -> None:
         if bptt_clip is not None:
-            if not bptt_clip > 0:
-                raise ValueError(f"bptt_clip: got {bptt_clip}, expected a positive number or None")
+            if not _is_number(bptt_clip) or not bptt_clip > 0:
+                raise ValueError(f"bptt_clip: got {bptt_clip!r}, expected a positive number or None")
             self.bptt_clip = float(bptt_clip)
         if recompute:
             self.recompute = True
@@ -53,6 +60,16 @@ class Options:
                 raise ValueError(f"{name}: got {getattr(self, name)}, which {what} does not have")
 
     @property
+    def recompute(self) -> bool:
+        """Whether only states are kept for the backward pass."""
+        return self._recompute
+
+    @recompute.setter
+    def recompute(self, again: bool) -> None:
+        self._recompute = bool(again)
+        self._look_again()
+
+    @property
     def checkpoint_every(self) -> int | None:
         """Steps of a chunk of which only the first state is kept, or None: all is."""
         return self._checkpoint_every
@@ -62,6 +79,7 @@ class Options:
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
             raise ValueError(f"checkpoint_every: got {steps}, expected a number of steps or None")
         self._checkpoint_every = steps
+        self._look_again()
 
     @property
     def layer_norm(self) -> bool:
@@ -78,6 +96,7 @@ class Options:
         if not _is_number(p) or not 0 <= p < 1:
             raise ValueError(f"recurrent_dropout: got {p!r}, expected a number of at least 0 and below 1")
         self._recurrent_dropout = float(p)
+        self._look_again()
 
     @property
     def zoneout(self) -> float | tuple[float, float]:
@@ -94,6 +113,7 @@ class Options:
             raise ValueError(f"zoneout: got {p!r}, expected a number from 0 to 1{pairs}")
         h, c = (float(each[0]), float(each[-1]))
         self._zoneout = (h, c) if pair and h != c else h
+        self._look_again()
 
     def _rates(self, training: bool) -> tuple[float, float, float] | None:
         """Probabilities as operators take them; None: nothing is random, nor would be in training."""

@@ -41,6 +41,10 @@ def _all_layers(
         c0 = None if c0 is None else c0.unsqueeze(1)
     if x.size(1 if batch_first else 0) == 0:
         raise ValueError("input: got 0 steps, expected at least one")
+    # Dropout masks are drawn time-major, as those of torch's layers are.
+    transposed = batch_first and dropout > 0 and layers > 1
+    if transposed:
+        x, batch_first = x.transpose(0, 1), False
     for s in (h0, c0):
         if s is not None and s.size(0) != layers * directions:
             raise ValueError("hx: got " + str(s.size(0)) + " states, expected " + str(layers * directions))
@@ -75,6 +79,8 @@ def _all_layers(
         h_n.append(results[1])
         if cell == "lstm":
             c_n.append(results[2])
+    if transposed:
+        x, batch_first = x.transpose(0, 1), True
     last = [torch.cat(h_n)]
     if cell == "lstm":
         last.append(torch.cat(c_n))
@@ -119,9 +125,13 @@ class ScriptableGRU(_OneState, GRU):
 
 
 class ScriptableLSTM(LSTM):
-    """An LSTM that torch.jit.script can read."""
+    """An LSTM that torch.jit.script can read, without layer normalisation."""
 
     bptt_clip: float | None
+
+    @property
+    def _cell(self) -> str:
+        return "lstm"
 
     def forward(  # type: ignore[override]
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None

@@ -19,6 +19,8 @@ from .training import Trainer
 # Settings that change nothing about the numbers that training gives.
 ELSEWHERE = frozenset(("output", "restart", "data", "save_every"))
 FORMAT = "rnnfast model 1"
+# What torch.load raises, besides errors of its own, for a file of other content.
+DAMAGE = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def load_model(path: Path, task: str) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"--checkpoint: cannot read {path}: {error.strerror or error}") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile):
+    except (*DAMAGE, pickle.UnpicklingError, zipfile.BadZipFile):
         raise UserError(f"--checkpoint: {path} is damaged, or no model of rnnfast's") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"--checkpoint: {path} is no model of rnnfast's")

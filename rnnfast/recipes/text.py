@@ -31,7 +31,11 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Exercise 4: Sequence-to-Sequence": (),
     "Exercise 5: Visualize Hidden States": (),
 }
-REGISTRIES = {"lab": ("..lab", "EXPERIMENTS"), "exercise": (".exercises", "EXERCISES")}
+REGISTRIES = {
+    "lab": ("..lab", "EXPERIMENTS"),
+    "exercise": (".exercises", "EXERCISES"),
+    "example": (".examples", "EXAMPLES"),
+}
 # Of commands that are no program of a registry.
 OTHERS = {"Practical Example: Character-Level Language Model": {"demo": "Trains it beside torch.nn's."}}
 

@@ -12,7 +12,13 @@ from problems import CELLS, KINDS, TOLERANCE, check_against_oracle, draw, small_
 
 import rnnfast
 
+# What torch.nn says of its own layers' weights in bfloat16, and torch 2.11 of gradients in a stream of their own.
+TORCHS_OWN = [
+    "RNN module weights are not part of single contiguous",
+    "The AccumulateGrad node's stream does not match",
+]
 pytestmark = [
+    *(pytest.mark.filterwarnings(f"ignore:{begin}") for begin in TORCHS_OWN),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
     pytest.mark.skipif(not rnnfast._library.CUDA, reason="rnnfast was built without CUDA"),
     pytest.mark.filterwarnings("ignore:The AccumulateGrad node's stream"),
@@ -45,8 +51,7 @@ def test_small_problems(kind, schedule, dtype):
     with rnnfast.forced_plan(schedule):
         for problem in small_problems(kind, dtype):
             check_against_oracle(problem, "cuda")
-            noisy = problem.noise is not None and any(problem.noise)
-            assert op.last_cuda_plan().startswith("stepwise" if "projected" in kind or noisy else schedule)
+            assert op.last_cuda_plan().startswith("stepwise" if problem.is_stepwise else schedule)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -103,7 +108,10 @@ def test_errors_are_no_larger_than_cudnns(kind, dtype, H):
         found[package] = outputs_and_gradients(layer, x.cuda(), dy.cuda())
     for i, (ours, theirs, right) in enumerate(zip(found[rnnfast], found[torch.nn], expected, strict=True)):
         own, cudnns = rms(ours, right), rms(theirs, right)
-        assert own <= 1.1 * cudnns + 1e-7 * float(right.detach().abs().max()), f"result {i}: {own}, cuDNN {cudnns}"
+        # Each is an estimate from n errors, whose deviation is 1 / sqrt(2 n) of it: three of the quotient's.
+        allowed = 1.1 + 3 / right.numel() ** 0.5
+        bound = allowed * cudnns + 1e-7 * float(right.detach().abs().max())
+        assert own <= bound, f"result {i}: {own}, cuDNN {cudnns}"
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

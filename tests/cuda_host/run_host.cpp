@@ -53,7 +53,7 @@ class HostRun {
     for (int i = 0; i < info_.phases; ++i)
       run_.workspace.results[i] = array(results_width(i), compute_bytes(dtype));
     for (int i = 0; i < info_.carries; ++i)
-      run_.workspace.carries[i] = array(r.units[0], compute_bytes(dtype));
+      run_.workspace.carries[i] = array(r.most_units(), compute_bytes(dtype));
     run_.multiply = [this](int phase, int buffer, int64_t rows) { multiply(phase, buffer, rows); };
   }
 

@@ -49,8 +49,7 @@ def test_options(on_host, kind, schedule, dtype):
     for problem in few(small_problems(kind, dtype)):
         wish(on_host, schedule)
         check_against_oracle(problem)
-        noisy = problem.noise is not None and any(problem.noise)
-        by_steps = "projected" in kind or noisy or "at the same time" in on_host.last_cuda_plan()
+        by_steps = problem.is_stepwise or "at the same time" in on_host.last_cuda_plan()
         assert on_host.last_cuda_plan().startswith("stepwise" if by_steps else schedule)
 
 

@@ -11,7 +11,7 @@ struct Projected {
     enum Ends { kH0, kHN };
     static constexpr bool kBackward = false;
     static constexpr Operand kOperands[] = {{1, 1, kH0}, {0}};
-    static constexpr int kCarries = 0;
+    static constexpr int kCarries = 0, kNoisyCarries = kCarries;
     struct Inner : Phase {
       template <class At>
       static RNNFAST_INLINE void run(At& at) {
@@ -36,7 +36,7 @@ struct Projected {
     enum Ends { kDhN };
     static constexpr bool kBackward = true;
     static constexpr Operand kOperands[] = {{0}, {1}};
-    static constexpr int kCarries = 0;
+    static constexpr int kCarries = 0, kNoisyCarries = kCarries;
     struct Outer : Phase {
       static constexpr int kUnits = 1;
       static constexpr bool kTransposed = true;
@@ -73,7 +73,7 @@ struct Normalised {
     enum Vectors { kGain };
     static constexpr bool kBackward = false;
     static constexpr Operand kOperands[] = {{0}};
-    static constexpr int kCarries = 0;
+    static constexpr int kCarries = 0, kNoisyCarries = kCarries;
     struct Sum : Phase {
       static constexpr int kStatistics = 1;
       template <class At>
@@ -103,7 +103,7 @@ struct Normalised {
     static constexpr bool kBackward = true;
     static constexpr Operand kOperands[] = {{0}};
     enum Carries { kState, kScaled };
-    static constexpr int kCarries = 2;
+    static constexpr int kCarries = 2, kNoisyCarries = kCarries;
     struct Sum : Phase {
       static constexpr bool kTransposed = true;
       static constexpr int kStatistics = 2;
