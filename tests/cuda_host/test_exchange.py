@@ -7,7 +7,7 @@ from building import CSRC, HARNESS, HERE, compile_objects, link
 from programs import execute
 
 SANITIZERS = {"none": (), "thread": ("-fsanitize=thread", "-DCUDA_HOST_TSAN")}
-SEEDS = range(6)
+SEEDS = range(12)
 # Of each fault the schedule, the file, and what is put in place of what.
 FAULTS = {
     "no arrival": ("cluster", "cluster.cuh", "if (threadIdx.x == 0) expect_bytes", "if (false) expect_bytes"),
