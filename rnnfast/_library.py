@@ -200,9 +200,9 @@ def plan(
         For a GPU, one with
 
         * ``schedule``: ``"cta"``, all steps in one launch, where each block of threads owns rows of the batch and
-          keeps W_hh in its registers and shared memory; ``"cluster"`` and ``"grid"``, the same for crews of blocks,
-          each with some of the units, which hand on states through each other's shared memory or through the
-          second-level cache; ``"stepwise"``, a product and a kernel for each step.
+          keeps W_hh in its registers and shared memory; ``"cluster"`` and ``"grid"``, the same for crews of
+          blocks, each with some of the units, which hand on states through each other's shared memory or through
+          the second-level cache; ``"stepwise"``, a product and a kernel for each step.
         * ``arithmetic`` of one launch: ``"mma"`` by tensor cores, ``"fma"`` without; ``crew``: blocks that share
           rows; ``tile``: rows of the batch of a crew, and units of each member, or, of cta, that its threads (fma)
           or warps (mma) have at a time.
