@@ -46,6 +46,7 @@ struct CrewOwn {
   C results[OnlyPhase<Pass>::kColumns];
   C carries[Pass::kCarries > 0 ? Pass::kCarries : 1] = {};
   C stored[kMaxStreams] = {};
+  S written[kMaxStored] = {};  // at a step, and not yet to memory
 
   __device__ __forceinline__ C matrix(int gate) const { return results[gate]; }
   __device__ __forceinline__ void put(int, C v, int part) {
@@ -182,7 +183,7 @@ __device__ __forceinline__ void run_crew(const CrewArguments<typename Product::S
 #pragma unroll
       for (int column = 0; column < Phase::kColumns; ++column)
         own.results[column] = from[column * shape.units];
-#pragma unroll 1
+#pragma unroll 4
       for (int slice = 1; slice < shape.slices; ++slice) {
         from += shape.rows * shape.stride;
 #pragma unroll
@@ -197,6 +198,12 @@ __device__ __forceinline__ void run_crew(const CrewArguments<typename Product::S
     if (i + 1 < steps.end) {
       sync_block();
       link.publish(n);
+    }
+    // Nobody waits for what goes to memory.
+    if (is_active(i)) {
+      const Position at_step = position(i, now, next);
+      CrewAccessor<Phase, S, Own, Turn::write> at(r, a.strides, seat, at_step, own, values);
+      Phase::run(at);
     }
 #pragma unroll
     for (int v = 0; v < kMaxFetched; ++v) values[v] = next_values[v];

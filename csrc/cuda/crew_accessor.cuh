@@ -58,13 +58,14 @@ struct Position {
   bool entering, leaving;  // whether the row does
 };
 
-// Values that do not change from step to step; values that a cell reads from memory at a step.
-constexpr int kMaxParameters = 4, kMaxFetched = 12;
+// Values that do not change from step to step; values that a cell reads from memory, and stores, at a step.
+constexpr int kMaxParameters = 4, kMaxFetched = 12, kMaxStored = 8;
 
 enum class Turn {
   once,   // before all steps: reads parameters, and does nothing else
   fetch,  // reads what a step needs from memory, and does nothing else
-  run     // has it from accessors that did so
+  run,    // has it from accessors that did so, and keeps what it stores in streams
+  write   // writes this to memory, and does nothing else
 };
 
 // Own: what the schedule keeps, as an Accessor has it.
@@ -124,8 +125,11 @@ class CrewAccessor {
   __device__ __forceinline__ C store(int stream, C v, int part = 0) {
     const S rounded = narrowed<S>(v);
     if constexpr (kTurn == Turn::run) {
-      if (is_present(stream)) values(position_.now, stream)[part * seat_.units] = rounded;
+      own_.written[next_stored_++] = rounded;
       if (part == 0) own_.remember(stream, widened(rounded));
+    } else if constexpr (kTurn == Turn::write) {
+      const S kept = own_.written[next_stored_++];
+      if (is_present(stream)) values(position_.now, stream)[part * seat_.units] = kept;
     }
     return widened(rounded);
   }
@@ -157,7 +161,7 @@ class CrewAccessor {
   // compiler, and fetched values are in registers.
   template <class Read>
   __device__ __forceinline__ C read(const Read& from_memory) {
-    if constexpr (kTurn == Turn::once) {
+    if constexpr (kTurn == Turn::once || kTurn == Turn::write) {
       return C(0);
     } else if constexpr (kTurn == Turn::fetch) {
       fetched_[next_++] = from_memory();
@@ -193,7 +197,7 @@ class CrewAccessor {
   const Position& position_;
   Own& own_;
   C* fetched_;
-  int next_ = 0, next_parameter_ = 0;
+  int next_ = 0, next_parameter_ = 0, next_stored_ = 0;
 };
 
 }  // namespace rnnfast
