@@ -111,11 +111,21 @@ class CrewMma {
   __device__ __forceinline__ CrewMma(const Shape& shape, const Matrix& m, int64_t group, int64_t units,
                                      int rank, void* weights)
       : shape_(shape),
-        warp_(static_cast<int>(threadIdx.x) / 32),
         lane_row_(static_cast<int>(threadIdx.x) % 32 / 4),
         lane_pair_(static_cast<int>(threadIdx.x) % 4) {
     const int fragments = shape.own_chunks * shape.tiles, beyond = fragments - shape.held_fragments;
-    weights_ = static_cast<Fragment*>(weights) + warp_ * beyond * 32 + static_cast<int>(threadIdx.x) % 32;
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    // Once, and held in registers: quotients and reads of arguments take long.
+    slice_ = warp / shape.groups, group_ = warp % shape.groups;
+    const int left = shape.chunks - first_chunk();
+    count_ = opaque(left < shape.own_chunks ? left : shape.own_chunks);
+    // Columns of the n8 beyond the rows repeat the last row.
+    const int row = lane_row_ < shape.rows ? lane_row_ : shape.rows - 1;
+    apart_ = opaque(shape.rows * kChunk);
+    from_ = opaque(first_chunk() * apart_ + row * kChunk + lane_pair_ * 2 * kPerRegister);
+    to_ = opaque((slice_ * shape.rows + 2 * lane_pair_) * shape.stride + result(0));
+    columns_ = opaque(shape.rows - 2 * lane_pair_);
+    weights_ = static_cast<Fragment*>(weights) + warp * beyond * 32 + static_cast<int>(threadIdx.x) % 32;
     const CrewWeights<Phase, S> read(shape, m, group, units, rank);
     if (!works()) return;
 #pragma unroll 2
@@ -152,12 +162,11 @@ class CrewMma {
   struct alignas(8) Pair {
     uint32_t r[2];
   };
-  __device__ __forceinline__ bool works() const { return warp_ < shape_.groups * shape_.slices; }
-  __device__ __forceinline__ int slice() const { return warp_ / shape_.groups; }
-  __device__ __forceinline__ int first_chunk() const { return slice() * shape_.own_chunks; }
+  __device__ __forceinline__ bool works() const { return slice_ < shape_.slices; }
+  __device__ __forceinline__ int first_chunk() const { return slice_ * shape_.own_chunks; }
   // The result of lane_row_ in one of the warp's tiles.
   __device__ __forceinline__ int result(int tile) const {
-    return (warp_ % shape_.groups * shape_.tiles + tile) * 16 + lane_row_;
+    return (group_ * shape_.tiles + tile) * 16 + lane_row_;
   }
 
   // Registers 0 and 2: the tile's row lane_row_, each half of the terms; 1 and 3: that eight below. Which
@@ -185,15 +194,13 @@ class CrewMma {
   __device__ __forceinline__ void multiply_tiles(const S* operand, float* results) const {
     // Sums that do not wait for each other.
     constexpr int kChains = kTiles >= 3 ? 1 : 4 / kTiles, kHeldChunks = Shape::kHeld / kTiles;
-    const int left = shape_.chunks - first_chunk();
-    const int count = left < shape_.own_chunks ? left : shape_.own_chunks;
-    // Columns of the n8 beyond the rows repeat the last row.
-    const int row = lane_row_ < shape_.rows ? lane_row_ : shape_.rows - 1;
-    const int apart = shape_.rows * kChunk;
-    const S* from = operand + first_chunk() * apart + row * kChunk + lane_pair_ * 2 * kPerRegister;
+    const int count = count_, apart = apart_;
+    const S* from = operand + from_;
     float sums[kTiles][kChains][4] = {};
 #pragma unroll
     for (int i = 0; i < kHeldChunks; ++i) {
+      // Instructions that do nothing take as long as others do.
+      if (i > 0 && i % 4 == 0 && i >= count) break;
       if (i < count) {
         const Pair b = *reinterpret_cast<const Pair*>(from + i * apart);
 #pragma unroll
@@ -215,23 +222,29 @@ class CrewMma {
         }
       }
     }
-    float* to = results + static_cast<int64_t>(slice()) * shape_.rows * shape_.stride;
+    float* to = results + to_;
 #pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile)
+    for (int column = 0; column < 2; ++column, to += shape_.stride) {
+      if (column >= columns_) return;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        float sum = 0;
+      for (int tile = 0; tile < kTiles; ++tile)
 #pragma unroll
-        for (int chain = 0; chain < kChains; ++chain) sum += sums[tile][chain][i];
-        const int of = result(tile) + i / 2 * 8, column = 2 * lane_pair_ + i % 2;
-        if (of < shape_.results && column < shape_.rows) to[column * shape_.stride + of] = sum;
-      }
+        for (int half = 0; half < 2; ++half) {
+          float sum = 0;
+#pragma unroll
+          for (int chain = 0; chain < kChains; ++chain) sum += sums[tile][chain][2 * half + column];
+          to[tile * 16 + half * 8] = sum;
+        }
+    }
   }
 
   const Shape& shape_;
   Fragment* weights_ = nullptr;
   Fragment held_[Shape::kHeld];
-  const int warp_, lane_row_, lane_pair_;
+  int slice_, group_;
+  int count_, apart_;        // of chunks: how many; from one to the next
+  int from_, to_, columns_;  // where its operand and its results begin; of these, how many are of a row
+  const int lane_row_, lane_pair_;
 };
 
 template <class Phase, class S>

@@ -31,7 +31,7 @@ struct CrewShape {
   int units, results;       // of a member: units; matrix results of a row
   int crew_bits = 0;        // 2 to the power of it: as many as there are members, but no more than warps
   int chunk, slice_chunks;  // values of a row; chunks of a member's slice
-  int chunks, stride;       // of the whole operand; from row to row of results
+  int chunks, stride = 0;   // of the whole operand; from row to row of results
   size_t slice_bytes = 0, operand = 0, results_at = 0, weights_at = 0, shared = 0, held = 0;
   bool possible = false;
 
@@ -44,8 +44,6 @@ struct CrewShape {
     chunk = chunk_bytes / value_bytes;
     slice_chunks = static_cast<int>(ceil_div(parts * units, chunk));
     chunks = crew * slice_chunks;
-    // Rows and columns of an mma's results lie in different banks.
-    stride = static_cast<int>(round_up(results, 32)) + 4;
     slice_bytes = static_cast<size_t>(slice_chunks) * rows * chunk_bytes;
     operand = static_cast<size_t>(crew) * slice_bytes;
     while (2 << crew_bits <= std::min(crew, kWarps)) ++crew_bits;
@@ -83,6 +81,8 @@ struct CrewMmaShape : CrewShape {
       const int64_t cost = int64_t{own} * t * 16 + reads;
       if (least < 0 || cost < least) least = cost, tiles = t, groups = g, slices = s, own_chunks = own;
     }
+    // For all results of tiles. Rows and columns of an mma's results lie in different banks.
+    stride = static_cast<int>(round_up(groups * tiles * 16, 32)) + 4;
     const int fragments = tiles * own_chunks, warps = groups * slices;
     held_fragments = std::min(fragments, kHeld / tiles * tiles);
     lay_out(buffers, sizeof(float), static_cast<size_t>(warps) * fragments * kFragmentBytes,
@@ -96,6 +96,9 @@ struct CrewMmaShape : CrewShape {
 // A thread has four results, for some of the operand's chunks.
 struct CrewFmaShape : CrewShape {
   static constexpr int kChunkBytes = 16, kSums = 4;
+  // Until a chunk whose weights are in shared memory is there; until a partial result is, as four come at
+  // once.
+  static constexpr int kBeyondCycles = 40, kSliceCycles = 12;
   // Chunks whose weights a thread keeps in registers, 16 for each. Doubles need more besides.
   static constexpr int held_for(int value_bytes) { return value_bytes == 8 ? 4 : 5; }
 
@@ -106,8 +109,17 @@ struct CrewFmaShape : CrewShape {
       possible = false;
       return;
     }
-    slices = std::min(kThreads / sets, chunks);
-    own_chunks = static_cast<int>(ceil_div(chunks, slices));
+    // Few products of a thread, but few partial results to add, too: cycles, of two rows. The same for any
+    // number of rows, whose sums have the same bits.
+    int64_t least = -1;
+    for (int s = 1; s <= std::min(kThreads / sets, chunks); ++s) {
+      const int64_t own = ceil_div(chunks, s), beyond = std::max<int64_t>(own - held_for(value_bytes), 0);
+      const int64_t cost = own * ceil_div(sets * s, 4 * 32) * 2 * kSums * kChunkBytes / 4 +
+                           beyond * (kBeyondCycles + sets * s / 2) + s * kSliceCycles;
+      if (least < 0 || cost < least) least = cost, slices = s, own_chunks = static_cast<int>(own);
+    }
+    // Units of rows, each read by a thread, lie as threads do.
+    stride = results + ((units - results) % 32 + 32) % 32;
     const size_t vectors = static_cast<size_t>(sets) * slices * kSums * kChunkBytes;
     lay_out(buffers, value_bytes, vectors * own_chunks,
             vectors * std::min(own_chunks, held_for(value_bytes)));

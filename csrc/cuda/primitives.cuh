@@ -34,6 +34,10 @@ __device__ __forceinline__ float fast_exp(float v) { return __expf(v); }
 __device__ __forceinline__ float fast_quotient(float a, float b) { return __fdividef(a, b); }
 
 // p, of which the compiler knows nothing: it is kept in registers rather than computed again.
+__device__ __forceinline__ int opaque(int v) {
+  asm volatile("" : "+r"(v));
+  return v;
+}
 __device__ __forceinline__ char* opaque(char* p) {
   asm volatile("" : "+l"(p));
   return p;

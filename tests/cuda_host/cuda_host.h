@@ -97,6 +97,7 @@ T shuffle_xor(T v, int mask, CUDA_HOST_PLACE("shuffle_xor")) {
 inline float fast_exp(float v) { return std::exp(v); }
 inline float fast_quotient(float a, float b) { return a / b; }
 inline char* opaque(char* p) { return p; }
+inline int opaque(int v) { return v; }
 inline char* advanced(char* p, int number, int bytes) { return p + int64_t{number} * bytes; }
 
 inline void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], cuda_host::Kind kind,
