@@ -21,7 +21,7 @@ def plan(cell, H, limits=H100, *, T=1024, B=16, **options):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("cell", ["elman_tanh", "elman_relu", "lstm", "gru"])
 def test_small_layers_are_one_launch(cell, dtype, pass_, limits):
-    for H in (1, 17, 64):
+    for H in (1, 17, 32 if dtype == torch.float64 else 64):
         p = plan(cell, H, limits, dtype=dtype, pass_=pass_)
         assert p.schedule == "cta"
         assert p.arithmetic == ("mma" if dtype.itemsize == 2 else "fma")

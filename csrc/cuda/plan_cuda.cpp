@@ -9,18 +9,22 @@
 namespace rnnfast {
 namespace {
 
-// What times are estimated from: an H100's rates, and latencies as measured on an H200.
+// What times are estimated from. Those of crews were fitted to steps of all plans for 44 layers on an H200:
+// to 9 % of them (root mean square).
 namespace gpu {
 constexpr double kHz = 1.7e9;
-constexpr double kSharedBytes = 128;                   // of shared memory, a cycle
-constexpr double kFmas32 = 128, kFmas64 = 64;          // a cycle, on one multiprocessor
-constexpr double kMmaLatency = 18, kMmaIssue = 8;      // cycles: of an mma; of a scheduler for one
-constexpr int kSchedulers = 4;                         // of a multiprocessor
-constexpr double kCell = 700;                          // cycles: a unit's arithmetic, barriers of the block
-constexpr double kClusterExchange = 700;               // cycles: through the shared memory of others
-constexpr double kGridExchange = 2200, kL2Bytes = 32;  // cycles: through global memory; bytes a cycle
-constexpr double kStart = 8;                           // us: reading the weights
-constexpr double kLaunch = 6;                          // us: of a kernel after another, by torch
+constexpr int kSchedulers = 4;                      // of a multiprocessor
+constexpr double kFmas32 = 85, kFmas64 = 42;        // a cycle, on one multiprocessor
+constexpr double kMmaLatency = 27, kMmaIssue = 12;  // cycles: of an mma; of a scheduler for one
+constexpr double kSharedBytes = 190;                // a cycle, as far as products wait for shared memory
+// Cycles of a step: barriers of the block, with products by fma or by mma; a gate's arithmetic and memory;
+// a row's indices; a partial result, until it is added.
+constexpr double kStepFma = 870, kStepMma = 1200, kGate = 222, kRow = 27, kSlice = 12;
+// Through the shared memory of others, more for each member and for each of the operand's parts.
+constexpr double kClusterExchange = 255, kClusterMember = 7.7, kClusterPart = 64;
+constexpr double kGridExchange = 1935, kGridMember = 6;  // through global memory
+constexpr double kStart = 8;                             // us: reading the weights
+constexpr double kLaunch = 6;                            // us: of a kernel after another, by torch
 constexpr double kL2Rate = 3e6, kFlops32 = 40e6, kFlops16 = 300e6, kFlops64 = 20e6;  // bytes and flops a us
 constexpr int kLeastCapability = 80, kLeastForClusters = 90;
 }  // namespace gpu
@@ -60,8 +64,9 @@ std::string obstacle(const CudaProblem& p, CudaSchedule schedule) {
 double crew_cycles(const CrewShape& shape, double instructions, double weight_bytes, double operand_bytes,
                    int result_bytes) {
   const double results = 2.0 * shape.slices * shape.rows * shape.results * result_bytes;
-  return gpu::kCell + std::max(instructions, (weight_bytes + operand_bytes) / gpu::kSharedBytes) +
-         results / gpu::kSharedBytes;
+  return gpu::kGate * std::max(shape.columns, shape.parts) + gpu::kRow * shape.rows +
+         gpu::kSlice * shape.slices + instructions +
+         (weight_bytes + operand_bytes + results) / gpu::kSharedBytes;
 }
 
 double cycles(const CudaProblem&, const CrewMmaShape& shape) {
@@ -70,7 +75,8 @@ double cycles(const CudaProblem&, const CrewMmaShape& shape) {
   const int chains = shape.tiles >= 3 ? shape.tiles : 4;
   const double issue = std::max(fragments * turns * gpu::kMmaIssue, fragments / chains * gpu::kMmaLatency);
   const double weights = warps * fragments * CrewMmaShape::kFragmentBytes - static_cast<double>(shape.held);
-  return crew_cycles(shape, issue, weights, static_cast<double>(shape.groups * shape.operand), 4);
+  return gpu::kStepMma +
+         crew_cycles(shape, issue, weights, static_cast<double>(shape.groups * shape.operand), 4);
 }
 
 double cycles(const CudaProblem& p, const CrewFmaShape& shape) {
@@ -79,10 +85,13 @@ double cycles(const CudaProblem& p, const CrewFmaShape& shape) {
   const double sums = static_cast<double>(shape.sets) * CrewFmaShape::kSums * vectors;
   const double weights = sums * CrewFmaShape::kChunkBytes - static_cast<double>(shape.held);
   // A warp reads a vector of each row at once, or a few of them.
-  const double operands =
-      static_cast<double>(ceil_div(shape.sets, 32)) * vectors * shape.rows * gpu::kSharedBytes;
-  return crew_cycles(shape, sums * shape.chunk * shape.rows / rate, weights, operands,
-                     compute_bytes(p.dtype));
+  const double operands = static_cast<double>(ceil_div(shape.sets, 32)) * vectors * shape.rows * 128;
+  // A scheduler is as late as it has warps.
+  const double threads = static_cast<double>(shape.sets * shape.slices);
+  const double turns = static_cast<double>(ceil_div(shape.sets * shape.slices, 32 * gpu::kSchedulers));
+  const double idle = turns * 32 * gpu::kSchedulers / threads;
+  return gpu::kStepFma + crew_cycles(shape, sums * shape.chunk * shape.rows / rate * idle, weights, operands,
+                                     compute_bytes(p.dtype));
 }
 
 // How often multiprocessors change crews; 0: no crew has room. A block's weights take most of a
@@ -99,8 +108,9 @@ int64_t turns(const CudaProblem& p, CudaSchedule schedule, int crew, int64_t cre
 // Cycles from what the members of a crew put to where all have it.
 double exchange_cycles(CudaSchedule schedule, const CrewShape& shape) {
   if (schedule == CudaSchedule::cta) return 0;
-  if (schedule == CudaSchedule::cluster) return gpu::kClusterExchange;
-  return gpu::kGridExchange + static_cast<double>(shape.operand) / gpu::kL2Bytes;
+  if (schedule == CudaSchedule::cluster)
+    return gpu::kClusterExchange + gpu::kClusterMember * shape.crew + gpu::kClusterPart * shape.parts;
+  return gpu::kGridExchange + gpu::kGridMember * shape.crew;
 }
 
 // Names of what does not fit.
