@@ -24,7 +24,7 @@ constexpr double kStepFma = 870, kStepMma = 1200, kGate = 222, kRow = 27, kSlice
 constexpr double kClusterExchange = 255, kClusterMember = 7.7, kClusterPart = 64;
 constexpr double kGridExchange = 1935, kGridMember = 6;  // through global memory
 constexpr double kStart = 8;                             // us: reading the weights
-constexpr double kLaunch = 6;                            // us: of a kernel after another, by torch
+constexpr double kLaunch = 7;                            // us: of a kernel after another, by torch
 constexpr double kL2Rate = 3e6, kFlops32 = 40e6, kFlops16 = 300e6, kFlops64 = 20e6;  // bytes and flops a us
 constexpr int kLeastCapability = 80, kLeastForClusters = 90;
 }  // namespace gpu
