@@ -6,6 +6,8 @@
 #   benchmarks/gpu.sh test                         latencies of the GPU, then tests/cuda
 #   benchmarks/gpu.sh sanitize                     memcheck and racecheck on small shapes
 #   benchmarks/gpu.sh bench [flashrnn|haste|fastrnns]...   beside cuDNN; all grids without a name
+#   benchmarks/gpu.sh tune [option]...             every crew of blocks that a layer can have (tune_cuda.py)
+#   benchmarks/gpu.sh soak SECONDS                 random layers, graphs and streams
 #
 # Each part takes less than 8 minutes. Records go to $OUT, or to benchmarks/results: cuda-DEVICE-DATE-GRID-LAYER.json, one
 # for each grid and kind of layer as soon as it is measured, and cuda-DEVICE-DATE-latencies.json. What has a record is
@@ -72,6 +74,13 @@ bench() {
   done
 }
 
+tune() {
+  mkdir -p "$results"
+  OUT=$results $python benchmarks/tune_cuda.py "$@"
+}
+
+soak() { RNNFAST_SOAK_SECONDS=${1:-60} $python -m pytest -q -s -p no:cacheprovider tests/cuda -k soak; }
+
 part=${1:-}
 shift || true
 case $part in
@@ -79,8 +88,10 @@ case $part in
   test) run_tests ;;
   sanitize) sanitize ;;
   bench) bench "$@" ;;
+  tune) tune "$@" ;;
+  soak) soak "$@" ;;
   *)
-    sed -n '2,14p' "$0"
+    sed -n '2,16p' "$0"
     exit 2
     ;;
 esac

@@ -2,6 +2,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <array>
+
 #include "cuda/plan_cuda.h"
 #include "plan.h"
 
@@ -49,6 +52,7 @@ PYBIND11_MODULE(_C, m) {
       .def_property_readonly("schedule", [](const CudaPlan& p) { return name(p.schedule); })
       .def_property_readonly("arithmetic", [](const CudaPlan& p) { return name(p.arithmetic); })
       .def_property_readonly("tile", [](const CudaPlan& p) { return py::make_tuple(p.rows, p.units); })
+      .def_readonly("crew", &CudaPlan::crew)
       .def_readonly("blocks", &CudaPlan::blocks)
       .def_readonly("threads", &CudaPlan::threads)
       .def_readonly("shared_memory", &CudaPlan::shared_memory)
@@ -61,7 +65,8 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "plan_cuda",
       [](const std::string& cell, int64_t T, int64_t B, int64_t H, int64_t G, const std::string& dtype,
-         int capability, int multiprocessors, int64_t shared_memory, const std::string& pass, bool tf32,
+         int capability, int multiprocessors, int64_t shared_memory,
+         const std::array<int, DeviceLimits::kClusterSizes>& clusters, const std::string& pass, bool tf32,
          int64_t P) {
         CudaProblem problem;
         problem.cell = cell_from_name(cell);
@@ -69,13 +74,14 @@ PYBIND11_MODULE(_C, m) {
         problem.T = T, problem.B = B, problem.H = H, problem.G = G, problem.P = P;
         problem.dtype = dtype_from_name(dtype);
         problem.limits = {capability, multiprocessors, shared_memory};
+        std::copy(clusters.begin(), clusters.end(), problem.limits.clusters);
         problem.tf32 = tf32;
         return plan_cuda(problem);
       },
       py::arg("cell"), py::arg("T"), py::arg("B"), py::arg("H"), py::arg("G") = 1,
       py::arg("dtype") = "float32", py::kw_only(), py::arg("capability"), py::arg("multiprocessors"),
-      py::arg("shared_memory"), py::arg("pass_") = "forward", py::arg("tf32") = false, py::arg("P") = 0,
-      "The plan for a recurrence on a GPU with the given limits.");
+      py::arg("shared_memory"), py::arg("clusters"), py::arg("pass_") = "forward", py::arg("tf32") = false,
+      py::arg("P") = 0, "The plan for a recurrence on a GPU with the given limits.");
 
   m.def(
       "build_info",

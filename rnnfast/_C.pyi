@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 class Plan:
     @property
     def schedule(self) -> str: ...
@@ -39,6 +41,8 @@ class CudaPlan:
     @property
     def tile(self) -> tuple[int, int]: ...
     @property
+    def crew(self) -> int: ...
+    @property
     def blocks(self) -> int: ...
     @property
     def threads(self) -> int: ...
@@ -62,6 +66,7 @@ def plan_cuda(
     capability: int,
     multiprocessors: int,
     shared_memory: int,
+    clusters: Sequence[int],
     pass_: str = "forward",
     tf32: bool = False,
     P: int = 0,

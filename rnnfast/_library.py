@@ -52,12 +52,24 @@ class CudaLimits(NamedTuple):
     multiprocessors: int
     shared_memory: int
     """Bytes that a block of threads may ask for."""
+    clusters: tuple[int, int, int, int] | None = None
+    """Clusters of 2, 4, 8 and 16 blocks, a multiprocessor for each block, that run at the same time; by default as
+    many as full chips of the kind have, a MIG slice has fewer."""
 
     @classmethod
     def of(cls, device: torch.device) -> CudaLimits:
         found = torch.cuda.get_device_properties(device)
         capability = (found.major, found.minor)
-        return cls(capability, found.multi_processor_count, found.shared_memory_per_block_optin)
+        index = torch.cuda.current_device() if device.index is None else device.index
+        a, b, c, d = (torch.ops.rnnfast.cuda_clusters(index, size) for size in (2, 4, 8, 16))
+        return cls(capability, found.multi_processor_count, found.shared_memory_per_block_optin, (a, b, c, d))
+
+    def known_clusters(self) -> tuple[int, int, int, int]:
+        """``clusters``, or what they are by default."""
+        if self.clusters is not None:
+            return self.clusters
+        n = self.multiprocessors if self.capability >= (9, 0) else 0
+        return n // 2, n // 4, n // 8, n // 18  # 16 blocks want most of a chip's 16 to 18 neighbours
 
 
 def strict() -> bool:
@@ -188,9 +200,12 @@ def plan(
         For a GPU, one with
 
         * ``schedule``: ``"cta"``, all steps in one launch, where each block of threads owns rows of the batch and
-          keeps W_hh in its registers and shared memory; ``"stepwise"``, a product and a kernel for each step.
-        * ``arithmetic`` of cta: ``"mma"`` by tensor cores, ``"fma"`` without; ``tile``: rows of the batch of a
-          block, units that its threads (fma) or warps (mma) have at a time.
+          keeps W_hh in its registers and shared memory; ``"cluster"`` and ``"grid"``, the same for crews of
+          blocks, each with some of the units, which hand on states through each other's shared memory or through
+          the second-level cache; ``"stepwise"``, a product and a kernel for each step.
+        * ``arithmetic`` of one launch: ``"mma"`` by tensor cores, ``"fma"`` without; ``crew``: blocks that share
+          rows; ``tile``: rows of the batch of a crew, and units of each member, or, of cta, that its threads (fma)
+          or warps (mma) have at a time.
         * ``blocks``, and for each its ``threads``, its ``shared_memory`` and the bytes of weights that it keeps in
           registers, ``weight_registers``.
         * ``microseconds``: of a step, as estimated. ``why``.
@@ -212,7 +227,8 @@ def plan(
 
     name = str(dtype).removeprefix("torch.")
     if cuda:
-        (major, minor), multiprocessors, shared_memory = limits or CudaLimits.of(device)
+        limits = limits or CudaLimits.of(device)
+        major, minor = limits.capability
         return _C.plan_cuda(
             cell,
             T,
@@ -221,8 +237,9 @@ def plan(
             G,
             name,
             capability=10 * major + minor,
-            multiprocessors=multiprocessors,
-            shared_memory=shared_memory,
+            multiprocessors=limits.multiprocessors,
+            shared_memory=limits.shared_memory,
+            clusters=limits.known_clusters(),
             pass_=pass_,
             tf32=precision(device, dtype) == "tf32" if tf32 is None else tf32,
             P=P,
@@ -251,7 +268,12 @@ def _processors() -> int:
 
 @contextlib.contextmanager
 def forced_plan(
-    schedule: str | None = None, weights: str | None = None, workers: int | None = None
+    schedule: str | None = None,
+    weights: str | None = None,
+    workers: int | None = None,
+    *,
+    rows: int | None = None,
+    crew: int | None = None,
 ) -> Iterator[None]:
     """Has the recurrences that this thread runs meanwhile planned as given, to measure or to test.
 
@@ -260,8 +282,9 @@ def forced_plan(
 
     Args:
         schedule: ``"batch_split"`` or ``"unit_split"``; weights: ``"packed"`` or ``"in_place"``; workers: their
-            number. On CUDA, schedule alone: ``"cta"`` or ``"stepwise"``. See :func:`plan`. None leaves the choice
-            to the planner.
+            number. On CUDA, schedule: ``"cta"``, ``"cluster"``, ``"grid"`` or ``"stepwise"``, which is taken where
+            the others cannot be; rows: of the batch, of a block or crew; crew: blocks that share rows. See
+            :func:`plan`. None leaves the choice to the planner.
 
     Raises:
         ValueError: for a name that is not one of these.
@@ -274,10 +297,10 @@ def forced_plan(
     if ISA is None:
         yield
         return
-    of_cuda = CUDA and schedule in ("cta", "stepwise")
+    of_cuda = CUDA and schedule in ("cta", "cluster", "grid", "stepwise")
     try:
         if of_cuda:
-            torch.ops.rnnfast.wish_cuda_plan(schedule)
+            torch.ops.rnnfast.wish_cuda_plan(schedule, rows, crew)
         torch.ops.rnnfast.wish_plan(None if of_cuda else schedule, weights, workers)
         yield
     finally:

@@ -89,7 +89,7 @@ def test_a_forced_plan_is_what_runs(wish, got):
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
-        (dict(schedule="grid"), "schedule: got 'grid', expected one of 'batch_split', 'unit_split'"),
+        (dict(schedule="gird"), "schedule: got 'gird', expected one of 'batch_split', 'unit_split'"),
         (dict(weights="loose"), "weights: got 'loose', expected one of 'packed', 'in_place'"),
         (dict(workers=0), "workers: got 0, expected a positive number"),
     ],

@@ -6,9 +6,9 @@ import torch
 import rnnfast
 
 A100 = rnnfast.CudaLimits((8, 0), 108, 166912)
-H100 = rnnfast.CudaLimits((9, 0), 132, 232448)
+H100 = rnnfast.CudaLimits((9, 0), 132, 232448, clusters=(66, 33, 16, 7))
 B200 = rnnfast.CudaLimits((10, 0), 148, 232448)
-MIG_SLICE = rnnfast.CudaLimits((9, 0), 16, 232448)
+MIG_SLICE = rnnfast.CudaLimits((9, 0), 16, 232448, clusters=(8, 4, 2, 0))
 T4 = rnnfast.CudaLimits((7, 5), 40, 65536)
 
 
@@ -21,7 +21,7 @@ def plan(cell, H, limits=H100, *, T=1024, B=16, **options):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("cell", ["elman_tanh", "elman_relu", "lstm", "gru"])
 def test_small_layers_are_one_launch(cell, dtype, pass_, limits):
-    for H in (1, 17, 64):
+    for H in (1, 17, 32 if dtype == torch.float64 else 64):
         p = plan(cell, H, limits, dtype=dtype, pass_=pass_)
         assert p.schedule == "cta"
         assert p.arithmetic == ("mma" if dtype.itemsize == 2 else "fma")
@@ -31,6 +31,14 @@ def test_small_layers_are_one_launch(cell, dtype, pass_, limits):
         assert p.microseconds > 0
 
 
+FITS = {
+    "cta": "W_hh fits the shared memory and registers of a block",
+    "cluster": "W_hh fits the blocks of a cluster",
+    "grid": "W_hh fits the multiprocessors",
+}
+
+
+@pytest.mark.parametrize("limits", [A100, H100, B200, MIG_SLICE])
 @pytest.mark.parametrize("pass_", ["forward", "bptt"])
 @pytest.mark.parametrize(
     ("cell", "gates", "dtype"),
@@ -41,47 +49,65 @@ def test_small_layers_are_one_launch(cell, dtype, pass_, limits):
         ("elman_tanh", 1, torch.float32),
     ],
 )
-def test_what_fits_shared_memory_and_registers_is_one_launch(cell, gates, dtype, pass_):
-    """Up to where W_hh takes all shared memory and more in registers, or a block's threads have no more units."""
-    for H in range(8, 260, 8):
-        p = plan(cell, H, dtype=dtype, pass_=pass_)
-        state = 16 * 1024
-        if p.schedule == "cta":
-            assert p.shared_memory + p.weight_registers >= gates * H * H * dtype.itemsize
-        elif "estimated" not in p.why:
-            assert gates * H * H * dtype.itemsize > H100.shared_memory - state
-            assert p.why == "W_hh does not fit the shared memory and registers of a block"
+def test_weights_stay_on_the_chip(cell, gates, dtype, pass_, limits):
+    """What plans of one launch say of their crews holds: there is room for all weights, and for all blocks."""
+    for H in [*range(8, 260, 36), 384, 512, 700, 1024, 2048]:
+        for B in (1, 16, 64, 300):
+            p = plan(cell, H, limits, dtype=dtype, pass_=pass_, B=B)
+            if p.schedule == "stepwise":
+                continue
+            rows, units = p.tile
+            assert p.why == FITS[p.schedule]
+            assert p.shared_memory <= limits.shared_memory
+            assert p.crew * (p.shared_memory + p.weight_registers) >= gates * H * H * dtype.itemsize
+            assert p.crew * units >= H
+            assert p.blocks == -(-B // rows) * p.crew
+            assert rows * units <= p.threads
+            if p.schedule == "cluster":
+                assert limits.capability >= (9, 0)
+                assert p.crew in (2, 4, 8, 16)
+                assert p.crew < 16 or limits is not MIG_SLICE
+            assert p.schedule != "grid" or p.blocks <= limits.multiprocessors
+            assert (p.schedule == "cta") == (p.crew == 1)
 
 
-def test_registers_take_what_shared_memory_does_not():
-    weights = 4 * 128 * 128 * 4  # an LSTM of 128 units in float32: more than shared memory
-    p = plan("lstm", 128)
-    assert weights > H100.shared_memory
-    assert p.schedule == "cta"
-    assert p.shared_memory + p.weight_registers >= weights
-    assert plan("lstm", 128, A100).why == "W_hh does not fit the shared memory and registers of a block"
+def test_larger_layers_take_more_blocks():
+    schedules = [plan("lstm", H, dtype=torch.bfloat16).schedule for H in (64, 256, 512, 1024, 4096)]
+    assert schedules == ["cta", "cluster", "cluster", "grid", "stepwise"]
+    schedules = [plan("lstm", H, A100, dtype=torch.bfloat16).schedule for H in (64, 256, 512)]
+    assert schedules == ["cta", "grid", "grid"]
+    assert plan("lstm", 512, MIG_SLICE, dtype=torch.bfloat16).crew == 8
 
 
 def test_what_decides():
     assert plan("lstm", 64, T4).why == "cta needs compute capability 8.0"
     assert plan("lstm", 64, P=32).why == "cta has no projected LSTM"
     assert plan("lstm", 0).why == "no units"
-    assert plan("lstm", 1024).why == "W_hh does not fit the shared memory and registers of a block"
-    assert plan("elman_tanh", 600, dtype=torch.bfloat16).schedule == "stepwise"
+    assert plan("lstm", 4096).why == FITS["cta"].replace("fits", "does not fit")
+    assert plan("lstm", 64, MIG_SLICE, B=4096).why == "a product for each step is estimated to be faster"
     assert plan("lstm", 64, tf32=True).arithmetic == "mma"
     assert plan("lstm", 64, dtype=torch.float64, tf32=True).arithmetic == "fma"
     assert plan("lstm", 64, G=2).blocks == 2 * plan("lstm", 64).blocks
-    assert plan("lstm", 64, B=16, dtype=torch.bfloat16).tile == (4, 16)
-    assert plan("lstm", 64, B=4096, dtype=torch.bfloat16).tile == (8, 16)  # fewer waves of blocks
+    few, many = (plan("lstm", 64, B=B, dtype=torch.bfloat16).tile[0] for B in (16, 4096))
+    assert few < many  # fewer turns of blocks
     assert plan("lstm", 64, MIG_SLICE, B=512).microseconds > plan("lstm", 64, B=512).microseconds
+    # A batch that takes more blocks than there are at a time keeps a grid from running.
+    assert plan("lstm", 1024, B=16, dtype=torch.bfloat16).schedule == "grid"
+    assert plan("lstm", 1024, B=300, dtype=torch.bfloat16).schedule == "stepwise"
+
+
+def test_clusters_by_default():
+    assert rnnfast.CudaLimits((9, 0), 132, 232448).known_clusters() == (66, 33, 16, 7)
+    assert A100.known_clusters() == (0, 0, 0, 0)
+    assert MIG_SLICE.known_clusters() == (8, 4, 2, 0)
 
 
 def test_plans_in_words():
-    assert str(plan("lstm", 128, dtype=torch.bfloat16)) == (
-        "cta mma blocks=4 tile=4x16 threads=256 shared=34944 registers=98304 "
+    assert str(plan("lstm", 64, dtype=torch.bfloat16)) == (
+        "cta mma blocks=16 crew=1 tile=1x64 threads=256 shared=1424 registers=32768 "
         "(W_hh fits the shared memory and registers of a block)"
     )
-    assert repr(plan("lstm", 2048)).startswith("CudaPlan(stepwise (")
+    assert repr(plan("lstm", 4096)).startswith("CudaPlan(stepwise (")
 
 
 def test_without_limits_or_a_gpu():

@@ -39,14 +39,13 @@ RNNFAST_INLINE Step step_of(const Recurrence& r, bool descending, int64_t step) 
 // A group at a step, from the row on that a schedule counts its rows from: its streams, and which rows take
 // part. The same for all threads of a block, so that little is left for each to compute. Absent streams are
 // null.
-template <class Offset>
 struct Window {
   char* streams[3][kMaxStreams];
   // In the dtype that values are computed in: what was computed ahead of a phase's steps (Phase::kAhead), or
   // the squares of what it records (Phase::kRecords).
   char* computed;
-  Offset rows[kMaxStreams], computed_row;
-  Offset active, entering, leaving;  // rows before it; rows from these on
+  int64_t rows[kMaxStreams], computed_row;
+  int64_t active, entering, leaving;  // rows before it; rows from these on
 
   __device__ __forceinline__ Window(const Recurrence& r, const Stream& computed_stream, const Step& step,
                                     int64_t group, int64_t first_row, int value_bytes, int computed_bytes) {
@@ -55,19 +54,17 @@ struct Window {
 #pragma unroll
       for (int which = 0; which < 3; ++which)
         streams[which][i] = place(r, r.streams[i], step, which, group, first_row, value_bytes);
-      rows[i] = static_cast<Offset>(r.streams[i].row);
+      rows[i] = r.streams[i].row;
     }
     computed = place(r, computed_stream, step, Step::kNow, group, first_row, computed_bytes);
-    computed_row = static_cast<Offset>(computed_stream.row);
+    computed_row = computed_stream.row;
     active = rows_from(first_row, step.end), entering = rows_from(first_row, step.entering);
     leaving = rows_from(first_row, step.leaving);
   }
 
  private:
-  // Between none and as many as a block of threads may have.
-  __device__ __forceinline__ static Offset rows_from(int64_t first_row, int64_t end) {
-    const int64_t rows = end - first_row, most = sizeof(Offset) == 8 ? rows : 1 << 16;
-    return static_cast<Offset>(rows < 0 ? 0 : rows < most ? rows : most);
+  __device__ __forceinline__ static int64_t rows_from(int64_t first_row, int64_t end) {
+    return end > first_row ? end - first_row : 0;
   }
 
   __device__ __forceinline__ static char* place(const Recurrence& r, const Stream& s, const Step& step,
@@ -78,18 +75,7 @@ struct Window {
   }
 };
 
-// How an accessor treats what is read from memory.
-enum class Reads {
-  direct,  // where the cell asks for it
-  fetch,   // reads it early, and does nothing else
-  use      // has it from an accessor that fetched
-};
-
-// As many values as a cell reads at a step, from memory, but for its parameters.
-constexpr int kMaxFetched = 12;
-
-// Offsets within a window are of this type; int32_t is quicker.
-template <class Phase, class S, class Own, class Offset, Reads kReads>
+template <class Phase, class S, class Own>
 class Accessor {
   using C = Compute<S>;
 
@@ -102,88 +88,65 @@ class Accessor {
   //
   //   kNoisy                      whether there is noise
   //   time()                      the step in time; where there is noise
-  //   kRemembers                  whether it has what was stored at the step before
   //   matrix(gate)                the result of the phase's matrix
   //   put(operand, v, unit, part) hands v to matrices
   //   carry(i), keep(i, v)
   //   add(i, v), sum(i)           where the phase has statistics, or the one before
-  //   remembered(stream), remember(stream, v)
   //
   // row: counted from first_row, that of the window.
-  __device__ __forceinline__ Accessor(const Recurrence& r, const Window<Offset>& window, int64_t group,
-                                      int64_t first_row, Offset row, Offset unit, Own& own, C* fetched)
+  __device__ __forceinline__ Accessor(const Recurrence& r, const Window& window, int64_t group,
+                                      int64_t first_row, int64_t row, int64_t unit, Own& own)
       : r_(r),
         window_(window),
         group_(group),
         first_row_(first_row),
         row_(row),
         unit_(unit),
-        units_(static_cast<Offset>(r.units[Phase::kUnits])),
+        units_(r.units[Phase::kUnits]),
         own_(own),
-        fetched_(fetched),
         entering_(row >= window.entering),
         leaving_(row >= window.leaving) {}
 
-  __device__ __forceinline__ C matrix(int gate) const {
-    return kReads == Reads::fetch ? C(0) : own_.matrix(gate);
-  }
+  __device__ __forceinline__ C matrix(int gate) const { return own_.matrix(gate); }
 
   __device__ __forceinline__ C load(int stream, int part = 0) {
-    return read([&] {
-      if (stream == Phase::kAhead.stream && window_.computed)
-        return reinterpret_cast<const C*>(window_.computed)[offset(window_.computed_row, part)];
-      return read_stream(Step::kNow, stream, part);
-    });
+    if (stream == Phase::kAhead.stream && window_.computed)
+      return reinterpret_cast<const C*>(window_.computed)[offset(window_.computed_row, part)];
+    return read_stream(Step::kNow, stream, part);
   }
 
   __device__ __forceinline__ C previous(int stream) {
-    if constexpr (Own::kRemembers) {
-      return entering_ ? C(0) : own_.remembered(stream);
-    } else {
-      return entering_ ? C(0) : read_stream(Step::kBefore, stream, 0);
-    }
+    return entering_ ? C(0) : read_stream(Step::kBefore, stream, 0);
   }
 
   __device__ __forceinline__ C following(int stream, int part = 0) {
-    return read([&] { return leaving_ ? C(0) : read_stream(Step::kAfter, stream, part); });
+    return leaving_ ? C(0) : read_stream(Step::kAfter, stream, part);
   }
 
-  __device__ __forceinline__ C entry(int end) {
-    return read([&] { return entering_ ? read_end(end) : C(0); });
-  }
-  __device__ __forceinline__ C exit(int end) {
-    return read([&] { return leaving_ ? read_end(end) : C(0); });
-  }
+  __device__ __forceinline__ C entry(int end) { return entering_ ? read_end(end) : C(0); }
+  __device__ __forceinline__ C exit(int end) { return leaving_ ? read_end(end) : C(0); }
 
   __device__ __forceinline__ void leave(int end, C v) {
-    if (kReads != Reads::fetch && leaving_ && r_.ends[end].data) *at_end(end) = narrowed<S>(v);
+    if (leaving_ && r_.ends[end].data) *at_end(end) = narrowed<S>(v);
   }
 
-  // The same at each step, so near enough not to be fetched.
   __device__ __forceinline__ C vector(int i, int part = 0) const {
     const Vector& v = r_.vectors[i];
-    if (kReads == Reads::fetch || !v.data) return C(0);
+    if (!v.data) return C(0);
     return widened((static_cast<const S*>(v.data) + group_ * v.group)[part * units_ + unit_]);
   }
 
   __device__ __forceinline__ C store(int stream, C v, int part = 0) {
     const S rounded = narrowed<S>(v);
-    if constexpr (kReads != Reads::fetch) {
-      char* to = window_.streams[Step::kNow][stream];
-      if (to) reinterpret_cast<S*>(to)[offset(window_.rows[stream], part)] = rounded;
-      if (Own::kRemembers && part == 0) own_.remember(stream, widened(rounded));
-    }
+    char* to = window_.streams[Step::kNow][stream];
+    if (to) reinterpret_cast<S*>(to)[offset(window_.rows[stream], part)] = rounded;
     return widened(rounded);
   }
 
-  __device__ __forceinline__ void put(int operand, C v, int part = 0) {
-    if constexpr (kReads != Reads::fetch) own_.put(operand, v, unit_, part);
-  }
+  __device__ __forceinline__ void put(int operand, C v, int part = 0) { own_.put(operand, v, unit_, part); }
 
   __device__ __forceinline__ C carry(int i) const { return own_.carry(i); }
-  __device__ __forceinline__ void keep(int i, C v) {
-    if constexpr (kReads != Reads::fetch) own_.keep(i, v);
-  }
+  __device__ __forceinline__ void keep(int i, C v) { own_.keep(i, v); }
 
   __device__ __forceinline__ void add(int i, C v) { own_.add(i, v); }
   __device__ __forceinline__ C sum(int i) const { return own_.sum(i); }
@@ -198,8 +161,7 @@ class Accessor {
 
   __device__ __forceinline__ void record(C v) {
     static_assert(Phase::kRecords);
-    if (kReads != Reads::fetch && window_.computed)
-      reinterpret_cast<C*>(window_.computed)[offset(window_.computed_row, 0)] = v * v;
+    if (window_.computed) reinterpret_cast<C*>(window_.computed)[offset(window_.computed_row, 0)] = v * v;
   }
 
   __device__ __forceinline__ C clipped(C v) const {
@@ -242,21 +204,7 @@ class Accessor {
     return {static_cast<uint32_t>(c[0]) >> 8, static_cast<uint32_t>(c[1]) >> 8};
   }
 
-  // Cells read in the same order at each step, so a count tells which value is which; it is known to the
-  // compiler, and fetched values are in registers.
-  template <class Read>
-  __device__ __forceinline__ C read(const Read& from_memory) {
-    if constexpr (kReads == Reads::direct) {
-      return from_memory();
-    } else if constexpr (kReads == Reads::fetch) {
-      fetched_[next_++] = from_memory();
-      return C(0);
-    } else {
-      return fetched_[next_++];
-    }
-  }
-
-  __device__ __forceinline__ Offset offset(Offset row_length, int part) const {
+  __device__ __forceinline__ int64_t offset(int64_t row_length, int part) const {
     return row_ * row_length + part * units_ + unit_;
   }
 
@@ -274,12 +222,10 @@ class Accessor {
   }
 
   const Recurrence& r_;
-  const Window<Offset>& window_;
+  const Window& window_;
   const int64_t group_, first_row_;
-  const Offset row_, unit_, units_;
+  const int64_t row_, unit_, units_;
   Own& own_;
-  C* fetched_;
-  int next_ = 0;
   const bool entering_, leaving_;
 };
 

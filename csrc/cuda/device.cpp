@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "dispatch.h"
+#include "kernels.h"
 
 namespace rnnfast::cuda {
 namespace {
@@ -62,6 +63,9 @@ DeviceLimits limits_of(int32_t device) {
     limits.shared_memory = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     limits.capability = 10 * attribute(cudaDevAttrComputeCapabilityMajor, device) +
                         attribute(cudaDevAttrComputeCapabilityMinor, device);
+    const OnDevice on_device(device);
+    for (int i = 0; i < DeviceLimits::kClusterSizes && attribute(cudaDevAttrClusterLaunch, device); ++i)
+      limits.clusters[i] = clusters_at_once(DeviceLimits::cluster_size(i), limits.shared_memory);
   }
   return limits;
 }

@@ -43,17 +43,28 @@ struct Workspace {
 // group.
 using Multiply = std::function<void(int phase, int buffer, int64_t rows)>;
 
+// Through what members of a grid's crews hand on their slices of operands, in global memory: two operands of
+// each crew, and a count for each member, zero at first.
+struct Exchange {
+  unsigned char* operands = nullptr;
+  uint32_t* counts = nullptr;
+};
+
 struct Run {
   Recurrence recurrence;  // counts and offsets on the host
   // Of the dtype that is computed with: what takes the place of the stream that a phase has computed ahead,
   // or where the squares of what it records go.
   Stream computed;
-  // The same numbers on the GPU, for a plan of cta.
+  // The same numbers on the GPU, for plans of one launch.
   const int64_t *counts = nullptr, *offsets = nullptr;
+  Exchange exchange;
   Workspace workspace;
   Multiply multiply;
   cudaStream_t stream = nullptr;
 };
+
+// Clusters of `size` blocks with that much shared memory that run at the same time on the current device.
+int clusters_at_once(int size, int64_t shared_memory);
 
 cudaError_t run_elman(const Run& run, Cell cell, Pass pass, Dtype dtype, const CudaPlan& plan);
 cudaError_t run_lstm(const Run& run, Pass pass, Dtype dtype, const CudaPlan& plan);

@@ -1,111 +1,200 @@
 #include "plan_cuda.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <stdexcept>
+#include <vector>
 
-#include "shape.h"
+#include "crew_shape.h"
 
 namespace rnnfast {
 namespace {
 
-// What times are estimated from: an H100's rates. Only where they say stepwise beats cta do they decide.
+// What times are estimated from. Those of crews were fitted to steps of all plans for 44 layers on an H200:
+// to 9 % of them (root mean square).
 namespace gpu {
 constexpr double kHz = 1.7e9;
-constexpr double kSharedBytes = 128;                   // of shared memory, a cycle
-constexpr double kFmas32 = 128, kFmas64 = 64;          // a cycle, on one multiprocessor
-constexpr double kMmaLatency = 18, kCtaLatency = 400;  // cycles: of an mma; of a step, whatever its size
-constexpr double kCell = 270;                          // instructions: a cell's arithmetic and memory
-constexpr int kSchedulers = 4;   // of a multiprocessor, an instruction of a warp a cycle each
-constexpr double kCtaStart = 8;  // us: reading the weights
-constexpr double kLaunch = 2.5;  // us: of a kernel after another
+constexpr int kSchedulers = 4;                      // of a multiprocessor
+constexpr double kFmas32 = 85, kFmas64 = 42;        // a cycle, on one multiprocessor
+constexpr double kMmaLatency = 27, kMmaIssue = 12;  // cycles: of an mma; of a scheduler for one
+constexpr double kSharedBytes = 190;                // a cycle, as far as products wait for shared memory
+// Cycles of a step: barriers of the block, with products by fma or by mma; a gate's arithmetic and memory;
+// a row's indices; a partial result, until it is added.
+constexpr double kStepFma = 870, kStepMma = 1200, kGate = 222, kRow = 27, kSlice = 12;
+// Through the shared memory of others, more for each member and for each of the operand's parts.
+constexpr double kClusterExchange = 255, kClusterMember = 7.7, kClusterPart = 64;
+constexpr double kGridExchange = 1935, kGridMember = 6;  // through global memory
+constexpr double kStart = 8;                             // us: reading the weights
+constexpr double kLaunch = 7;                            // us: of a kernel after another, by torch
 constexpr double kL2Rate = 3e6, kFlops32 = 40e6, kFlops16 = 300e6, kFlops64 = 20e6;  // bytes and flops a us
-constexpr int kLeastCapability = 80;
+constexpr int kLeastCapability = 80, kLeastForClusters = 90;
 }  // namespace gpu
 
 constexpr int64_t kMostGroups = 65535;  // blocks of a grid's second dimension
-// Offsets of the rows of a block are less than 2^31 elements.
-constexpr int64_t kMostRowStride = (int64_t{1} << 31) / (2 * std::max(FmaShape::kRows, MmaShape::kMostRows));
+// Kernels of one launch count bytes between positions in streams, and positions, in 32 bits.
+constexpr int64_t kMostPositions = int64_t{1} << 31, kMostStride = (int64_t{1} << 31) / 8;
 
-// A cta kernel that may serve.
+// A plan of one launch that may serve.
 struct Candidate {
   CudaPlan plan;
-  const char* obstacle = nullptr;
+  std::string obstacle;
 };
 
-// A block's weights take most of a multiprocessor's registers: it has one at a time.
-double waves(const CudaProblem& p, const CudaPlan& plan) {
-  return static_cast<double>(ceil_div(plan.blocks, int64_t{p.limits.multiprocessors}));
+bool takes_mma(const CudaProblem& p) {
+  return p.dtype == Dtype::bf16 || p.dtype == Dtype::f16 || (p.dtype == Dtype::f32 && p.tf32);
 }
 
-// Of the cell's arithmetic, where each lane of `warps` warps has so many items.
-double cell_cycles(double items, int64_t warps) {
-  return gpu::kCell * items * static_cast<double>(ceil_div(warps, int64_t{gpu::kSchedulers}));
+// What keeps any kernel of one launch from serving, if something does.
+std::string obstacle(const CudaProblem& p, CudaSchedule schedule) {
+  const std::string of = name(schedule);
+  const int least = schedule == CudaSchedule::cluster ? gpu::kLeastForClusters : gpu::kLeastCapability;
+  if (p.limits.capability < least)
+    return of + " needs compute capability " + std::to_string(least / 10) + "." + std::to_string(least % 10);
+  if (p.H == 0) return "no units";
+  if (p.P > 0) return of + " has no projected LSTM";
+  if (p.cell == Cell::layer_norm_lstm) return of + " has no layer normalisation";
+  if (p.noisy) return of + " has no noise";
+  if (p.G > kMostGroups) return "more groups than a grid takes";
+  if (p.captured_packed) return of + " does not take packed sequences in a CUDA graph";
+  if (p.stride >= kMostStride) return "steps lie too far apart for " + of;
+  if (p.T * p.B >= kMostPositions) return "too many steps for " + of;
+  return "";
 }
 
-double fma_cycles(const CudaProblem& p, const PhaseSize& phase, const FmaShape& shape) {
-  const double sums = static_cast<double>(phase.columns * phase.units * phase.inner);
+// Cycles of a step of a member of a crew, but for its waiting for the others.
+double crew_cycles(const CrewShape& shape, double instructions, double weight_bytes, double operand_bytes,
+                   int result_bytes) {
+  const double results = 2.0 * shape.slices * shape.rows * shape.results * result_bytes;
+  return gpu::kGate * std::max(shape.columns, shape.parts) + gpu::kRow * shape.rows +
+         gpu::kSlice * shape.slices + instructions +
+         (weight_bytes + operand_bytes + results) / gpu::kSharedBytes;
+}
+
+double cycles(const CudaProblem&, const CrewMmaShape& shape) {
+  const double warps = shape.groups * shape.slices, fragments = shape.tiles * shape.own_chunks;
+  const double turns = static_cast<double>(ceil_div(shape.groups * shape.slices, gpu::kSchedulers));
+  const int chains = shape.tiles >= 3 ? shape.tiles : 4;
+  const double issue = std::max(fragments * turns * gpu::kMmaIssue, fragments / chains * gpu::kMmaLatency);
+  const double weights = warps * fragments * CrewMmaShape::kFragmentBytes - static_cast<double>(shape.held);
+  return gpu::kStepMma +
+         crew_cycles(shape, issue, weights, static_cast<double>(shape.groups * shape.operand), 4);
+}
+
+double cycles(const CudaProblem& p, const CrewFmaShape& shape) {
   const double rate = p.dtype == Dtype::f64 ? gpu::kFmas64 : gpu::kFmas32;
-  const double operand_reads =
-      static_cast<double>(shape.threads) / 32 * shape.vectors * FmaShape::kRows * 128;
-  return cell_cycles(1, shape.threads / 32) +
-         std::max(sums * FmaShape::kRows / rate,
-                  (static_cast<double>(shape.shared - shape.operands) + operand_reads) / gpu::kSharedBytes);
+  const double vectors = static_cast<double>(shape.slices) * shape.own_chunks;
+  const double sums = static_cast<double>(shape.sets) * CrewFmaShape::kSums * vectors;
+  const double weights = sums * CrewFmaShape::kChunkBytes - static_cast<double>(shape.held);
+  // A warp reads a vector of each row at once, or a few of them.
+  const double operands = static_cast<double>(ceil_div(shape.sets, 32)) * vectors * shape.rows * 128;
+  // A scheduler is as late as it has warps.
+  const double threads = static_cast<double>(shape.sets * shape.slices);
+  const double turns = static_cast<double>(ceil_div(shape.sets * shape.slices, 32 * gpu::kSchedulers));
+  const double idle = turns * 32 * gpu::kSchedulers / threads;
+  return gpu::kStepFma + crew_cycles(shape, sums * shape.chunk * shape.rows / rate * idle, weights, operands,
+                                     compute_bytes(p.dtype));
 }
 
-double mma_cycles(const PhaseSize& phase, const MmaShape& shape) {
-  const double chain = phase.columns == 1 ? ceil_div(shape.steps, 4) : shape.steps;
-  const double blocks = static_cast<double>(ceil_div(shape.blocks, MmaShape::kWarps));
-  const double warps = static_cast<double>(std::min<int64_t>(shape.blocks, MmaShape::kWarps));
-  const double operand_reads = warps * blocks * static_cast<double>(shape.operands) / 2;
-  return cell_cycles(shape.rows / 2.0 * blocks, shape.threads / 32) + blocks * chain * gpu::kMmaLatency +
-         (static_cast<double>(shape.shared - shape.operands) + operand_reads) / gpu::kSharedBytes;
+// How often multiprocessors change crews; 0: no crew has room. A block's weights take most of a
+// multiprocessor's registers: it has one at a time.
+int64_t turns(const CudaProblem& p, CudaSchedule schedule, int crew, int64_t crews) {
+  if (schedule == CudaSchedule::cta) return ceil_div(crews, int64_t{p.limits.multiprocessors});
+  if (schedule == CudaSchedule::grid) return crews * crew <= p.limits.multiprocessors ? 1 : 0;
+  int size = 0;
+  while (size < DeviceLimits::kClusterSizes && DeviceLimits::cluster_size(size) != crew) ++size;
+  if (size == DeviceLimits::kClusterSizes || p.limits.clusters[size] == 0) return 0;
+  return ceil_div(crews, int64_t{p.limits.clusters[size]});
 }
 
-template <class Shape>
-void take(CudaPlan& plan, const CudaProblem& p, const Shape& shape, double cycles) {
-  plan.rows = shape.rows, plan.units = shape.units;
-  plan.blocks = ceil_div(p.B, int64_t{shape.rows}) * p.G;
-  plan.threads = shape.threads;
-  plan.shared_memory = static_cast<int64_t>(shape.shared);
-  plan.weight_registers = static_cast<int64_t>(shape.held);
-  plan.microseconds = waves(p, plan) * (cycles + gpu::kCtaLatency) / gpu::kHz * 1e6;
+// Cycles from what the members of a crew put to where all have it.
+double exchange_cycles(CudaSchedule schedule, const CrewShape& shape) {
+  if (schedule == CudaSchedule::cta) return 0;
+  if (schedule == CudaSchedule::cluster)
+    return gpu::kClusterExchange + gpu::kClusterMember * shape.crew + gpu::kClusterPart * shape.parts;
+  return gpu::kGridExchange + gpu::kGridMember * shape.crew;
 }
 
-Candidate cta(const CudaProblem& p) {
-  Candidate c;
-  c.plan.schedule = CudaSchedule::cta;
-  const bool mma = p.dtype == Dtype::bf16 || p.dtype == Dtype::f16 || (p.dtype == Dtype::f32 && p.tf32);
-  c.plan.arithmetic = mma ? Arithmetic::mma : Arithmetic::fma;
-  if (p.limits.capability < gpu::kLeastCapability) c.obstacle = "cta needs compute capability 8.0";
-  if (p.H == 0) c.obstacle = "no units";
-  if (p.P > 0) c.obstacle = "cta has no projected LSTM";
-  if (p.cell == Cell::layer_norm_lstm) c.obstacle = "cta has no layer normalisation";
-  if (p.noisy) c.obstacle = "cta has no noise";
-  if (p.G > kMostGroups) c.obstacle = "more groups than a grid takes";
-  if (p.captured_packed) c.obstacle = "cta does not take packed sequences in a CUDA graph";
-  if (p.row_stride > kMostRowStride) c.obstacle = "rows of the batch lie too far apart for cta";
-  if (c.obstacle) return c;
-
-  const PhaseSize phase = phase_sizes(p)[0];
-  bool possible = false;
-  if (mma) {
-    for (const int rows : {MmaShape::kMostRows, MmaShape::kFewRows}) {
-      const MmaShape shape(phase, storage_bytes(p.dtype), rows);
-      CudaPlan plan = c.plan;
-      take(plan, p, shape, mma_cycles(phase, shape));
-      const bool better = p.wish_rows ? rows == p.wish_rows : plan.microseconds < c.plan.microseconds;
-      if (c.plan.rows == 0 || better) c.plan = plan;
-      possible = shape.possible;
-    }
-  } else {
-    const FmaShape shape(phase, compute_bytes(p.dtype));
-    possible = shape.possible;
-    take(c.plan, p, shape, fma_cycles(p, phase, shape));
+// Names of what does not fit.
+struct Room {
+  const char *found, *weights, *blocks;
+};
+Room room(CudaSchedule schedule) {
+  switch (schedule) {
+    case CudaSchedule::cluster:
+      return {"W_hh fits the blocks of a cluster", "W_hh does not fit the blocks of a cluster",
+              "the GPU has no room for a cluster"};
+    case CudaSchedule::grid:
+      return {"W_hh fits the multiprocessors", "W_hh does not fit the multiprocessors",
+              "the blocks of all crews do not fit the GPU at the same time"};
+    case CudaSchedule::cta:
+    case CudaSchedule::stepwise:
+      break;
   }
-  if (!possible) c.obstacle = "more units than the threads of a block take";
-  if (c.plan.shared_memory > p.limits.shared_memory)
-    c.obstacle = "W_hh does not fit the shared memory and registers of a block";
+  return {"W_hh fits the shared memory and registers of a block",
+          "W_hh does not fit the shared memory and registers of a block", ""};
+}
+
+// Takes a plan for crews of that size, if it may serve and is the fastest so far.
+template <class Shape>
+void consider(Candidate& c, const CudaProblem& p, int crew, int rows) {
+  const CudaSchedule schedule = c.plan.schedule;
+  const int bytes = c.plan.arithmetic == Arithmetic::mma ? storage_bytes(p.dtype) : compute_bytes(p.dtype);
+  const int buffers = schedule == CudaSchedule::cluster ? CrewShape::kClusterBuffers
+                      : schedule == CudaSchedule::grid  ? CrewShape::kGridBuffers
+                                                        : CrewShape::kAloneBuffers;
+  const Shape shape(phase_sizes(p)[0], bytes, crew, rows, buffers);
+  if (!shape.possible || static_cast<int64_t>(shape.shared) > p.limits.shared_memory) return;
+  const int64_t crews = ceil_div(p.B, int64_t{rows}) * p.G, taken = turns(p, schedule, crew, crews);
+  if (c.plan.crew == 0) c.obstacle = room(schedule).blocks;
+  if (taken == 0) return;
+  const double cycles_of_step = cycles(p, shape) + exchange_cycles(schedule, shape);
+  const double microseconds = static_cast<double>(taken) * cycles_of_step / gpu::kHz * 1e6;
+  if (c.plan.crew > 0 && microseconds >= c.plan.microseconds) return;
+  c.obstacle.clear();
+  c.plan.rows = rows, c.plan.crew = crew, c.plan.units = shape.units;
+  c.plan.blocks = crews * crew;
+  c.plan.threads = CrewShape::kThreads;
+  c.plan.shared_memory = static_cast<int64_t>(shape.shared);
+  c.plan.weight_registers = static_cast<int64_t>(shape.held);
+  c.plan.exchange_bytes =
+      schedule == CudaSchedule::grid ? crews * 2 * static_cast<int64_t>(shape.operand) : 0;
+  c.plan.microseconds = microseconds;
+}
+
+// Sizes of crews worth a try.
+std::vector<int> crew_sizes(const CudaProblem& p, CudaSchedule schedule, int rows) {
+  if (schedule == CudaSchedule::cta) return {1};
+  if (p.wish_crew) return *p.wish_crew < 2 ? std::vector<int>{} : std::vector<int>{*p.wish_crew};
+  const int most = schedule == CudaSchedule::cluster ? 16 : p.limits.multiprocessors;
+  std::vector<int> sizes;
+  for (int size = 2; size <= most; size *= 2) sizes.push_back(size);
+  if (schedule == CudaSchedule::cluster) return sizes;
+  // As many as there is room for, and those whose units fill chunks of the operand.
+  sizes.push_back(static_cast<int>(most / (ceil_div(p.B, int64_t{rows}) * p.G)));
+  for (int units = 8; units <= CrewShape::kThreads; units += 8)
+    sizes.push_back(static_cast<int>(std::min<int64_t>(ceil_div(p.H, int64_t{units}), most)));
+  std::sort(sizes.begin(), sizes.end());
+  sizes.erase(std::unique(sizes.begin(), sizes.end()), sizes.end());
+  sizes.erase(sizes.begin(), std::lower_bound(sizes.begin(), sizes.end(), 2));
+  return sizes;
+}
+
+Candidate candidate(const CudaProblem& p, CudaSchedule schedule) {
+  Candidate c;
+  c.plan.schedule = schedule;
+  c.plan.arithmetic = takes_mma(p) ? Arithmetic::mma : Arithmetic::fma;
+  c.obstacle = obstacle(p, schedule);
+  if (!c.obstacle.empty()) return c;
+  c.obstacle = room(schedule).weights;
+  for (const int rows : {1, 2, 4, CrewShape::kMostRows}) {
+    if (p.wish_rows && rows != *p.wish_rows) continue;
+    for (const int crew : crew_sizes(p, schedule, rows)) {
+      if (c.plan.arithmetic == Arithmetic::mma) {
+        consider<CrewMmaShape>(c, p, crew, rows);
+      } else {
+        consider<CrewFmaShape>(c, p, crew, rows);
+      }
+    }
+  }
   return c;
 }
 
@@ -130,38 +219,46 @@ CudaPlan plan_cuda(const CudaProblem& p) {
     by_steps.why = "as asked for";
     return by_steps;
   }
-  Candidate c = cta(p);
-  if (c.obstacle) {
-    by_steps.why = c.obstacle;
+  const double steps = static_cast<double>(p.T);
+  Candidate best;
+  bool first = true;
+  for (const CudaSchedule schedule : {CudaSchedule::cta, CudaSchedule::cluster, CudaSchedule::grid}) {
+    if (p.wish && schedule != *p.wish) continue;
+    const Candidate c = candidate(p, schedule);
+    if (first ||
+        (c.obstacle.empty() && (!best.obstacle.empty() || c.plan.microseconds < best.plan.microseconds)))
+      best = c;
+    first = false;
+  }
+  if (!best.obstacle.empty()) {
+    by_steps.why = best.obstacle;
     return by_steps;
   }
-  const double steps = static_cast<double>(p.T);
-  if (p.wish != CudaSchedule::cta &&
-      c.plan.microseconds * steps + gpu::kCtaStart > by_steps.microseconds * steps) {
+  if (!p.wish && best.plan.microseconds * steps + gpu::kStart > by_steps.microseconds * steps) {
     by_steps.why = "a product for each step is estimated to be faster";
     return by_steps;
   }
-  c.plan.why = p.wish ? "as asked for" : "W_hh fits the shared memory and registers of a block";
-  return c.plan;
+  best.plan.why = p.wish ? "as asked for" : room(best.plan.schedule).found;
+  return best.plan;
 }
 
 std::string describe(const CudaPlan& p) {
-  char text[256];
-  if (p.schedule == CudaSchedule::stepwise) {
-    std::snprintf(text, sizeof text, "stepwise (%s)", p.why);
-  } else {
-    std::snprintf(text, sizeof text,
-                  "cta %s blocks=%lld tile=%dx%d threads=%d shared=%lld registers=%lld (%s)",
-                  name(p.arithmetic), static_cast<long long>(p.blocks), p.rows, p.units, p.threads,
-                  static_cast<long long>(p.shared_memory), static_cast<long long>(p.weight_registers), p.why);
-  }
-  return text;
+  if (p.schedule == CudaSchedule::stepwise) return "stepwise (" + p.why + ")";
+  std::string text = std::string(name(p.schedule)) + " " + name(p.arithmetic);
+  const auto add = [&](const char* what, int64_t number) { text += what + std::to_string(number); };
+  add(" blocks=", p.blocks);
+  add(" crew=", p.crew);
+  add(" tile=", p.rows), add("x", p.units), add(" threads=", p.threads), add(" shared=", p.shared_memory);
+  add(" registers=", p.weight_registers);
+  return text + " (" + p.why + ")";
 }
 
 CudaSchedule cuda_schedule_from_name(const std::string& given) {
-  for (const CudaSchedule s : {CudaSchedule::stepwise, CudaSchedule::cta})
+  for (const CudaSchedule s :
+       {CudaSchedule::stepwise, CudaSchedule::cta, CudaSchedule::cluster, CudaSchedule::grid})
     if (given == name(s)) return s;
-  throw std::invalid_argument("schedule: got '" + given + "', expected one of 'stepwise', 'cta'");
+  throw std::invalid_argument("schedule: got '" + given +
+                              "', expected one of 'stepwise', 'cta', 'cluster', 'grid'");
 }
 
 }  // namespace rnnfast

@@ -9,46 +9,59 @@
 
 namespace rnnfast {
 
-enum class CudaSchedule { stepwise, cta };
+// cta, cluster and grid have all steps in one launch: rows of the batch belong to a block of threads (cta),
+// to a crew of blocks in a thread-block cluster, or to a crew of blocks that are all on the GPU at the same
+// time.
+enum class CudaSchedule { stepwise, cta, cluster, grid };
 
-// How a cta kernel multiplies: fused multiply-adds, or mma.sync on 16-bit values or on TF32.
+// How a kernel of one launch multiplies: fused multiply-adds, or mma.sync on 16-bit values or on TF32.
 enum class Arithmetic { fma, mma };
 
 struct DeviceLimits {
   int capability = 0;  // ten times the major number and the minor: 90 is sm_90
   int multiprocessors = 1;
   int64_t shared_memory = 0;  // bytes that a block may ask for
+  // Clusters of 2, 4, 8 and 16 blocks, each of which has a multiprocessor, that run at the same time.
+  static constexpr int kClusterSizes = 4;
+  static constexpr int cluster_size(int i) { return 2 << i; }
+  int clusters[kClusterSizes] = {};
 };
 
 struct CudaProblem : Problem {
   DeviceLimits limits;
   bool tf32 = false;  // float32 may be rounded to TF32 where it is multiplied
-  // Packed sequences in a CUDA graph: cta kernels would read batch sizes that are copied outside of it.
+  // Packed sequences in a CUDA graph: such kernels would read batch sizes that are copied outside of it.
   bool captured_packed = false;
-  int64_t row_stride = 0;  // elements between rows of the batch, at most: cta kernels count them in 32 bits
-  bool noisy = false;      // Recurrence::noise
+  int64_t stride = 0;  // elements between steps of a stream, at most; between rows, if it is packed
+  bool noisy = false;  // Recurrence::noise
   std::optional<CudaSchedule> wish;
-  std::optional<int> wish_rows;  // of a block of threads; what cannot be had is not taken
+  // Rows of a block or crew, and blocks of a crew; what cannot be had is not taken.
+  std::optional<int> wish_rows, wish_crew;
 };
 
 struct CudaPlan {
   CudaSchedule schedule = CudaSchedule::stepwise;
   Arithmetic arithmetic = Arithmetic::fma;
   // Stepwise: 0, down to weight_registers.
-  int rows = 0;   // of the batch that a block of threads owns
-  int units = 0;  // that some of its threads have together
+  int crew = 0;   // blocks of threads that share rows: 1 for cta
+  int rows = 0;   // of the batch that a crew owns
+  int units = 0;  // that each block has
   int64_t blocks = 0;
   int threads = 0;               // of a block
   int64_t shared_memory = 0;     // bytes of a block
   int64_t weight_registers = 0;  // bytes of weights that a block keeps in registers
-  double microseconds = 0;       // a step, as estimated; not yet compared with a GPU
-  const char* why = "";
+  int64_t exchange_bytes = 0;    // grid: of global memory, in which its crews hand on operands
+  double microseconds = 0;       // a step, as estimated from measurements of an H200
+  std::string why;
 };
 
 CudaPlan plan_cuda(const CudaProblem& problem);
 
 constexpr const char* name(CudaSchedule schedule) {
-  return schedule == CudaSchedule::cta ? "cta" : "stepwise";
+  return schedule == CudaSchedule::cta       ? "cta"
+         : schedule == CudaSchedule::cluster ? "cluster"
+         : schedule == CudaSchedule::grid    ? "grid"
+                                             : "stepwise";
 }
 constexpr const char* name(Arithmetic arithmetic) { return arithmetic == Arithmetic::mma ? "mma" : "fma"; }
 

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "together.h"
+
 #if defined(RNNFAST_CUDA_HOST)
 #include "cuda_host.h"
 #else
@@ -31,11 +33,21 @@ __device__ __forceinline__ T shuffle_xor(T v, int mask) {
 __device__ __forceinline__ float fast_exp(float v) { return __expf(v); }
 __device__ __forceinline__ float fast_quotient(float a, float b) { return __fdividef(a, b); }
 
-// v, of which the compiler knows nothing: what is computed from it in a loop is computed in the loop, rather
-// than before it and kept in registers.
+// p, of which the compiler knows nothing: it is kept in registers rather than computed again.
 __device__ __forceinline__ int opaque(int v) {
   asm volatile("" : "+r"(v));
   return v;
+}
+__device__ __forceinline__ char* opaque(char* p) {
+  asm volatile("" : "+l"(p));
+  return p;
+}
+
+// p + number * bytes, in one instruction.
+__device__ __forceinline__ char* advanced(char* p, int number, int bytes) {
+  char* there;
+  asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(there) : "r"(number), "r"(bytes), "l"(p));
+  return there;
 }
 
 // d += a b, of 16 x k and k x 8 matrices over the lanes of a warp, as the PTX manual lays out the fragments
@@ -63,10 +75,99 @@ __device__ __forceinline__ float rounded_to_tf32(float v) {
   return __uint_as_float(bits);
 }
 
-// Launches a kernel of one argument.
+// Blocks of a cluster, which see each other's shared memory. They need sm_90.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+// Shared memory of any block of the cluster.
+using ClusterAddress = uint32_t;
+
+__device__ __forceinline__ uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+__device__ __forceinline__ int rank_in_cluster() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return static_cast<int>(rank);
+}
+// Where the block of that rank has what is at `mine` here.
+__device__ __forceinline__ ClusterAddress in_block(const void* mine, int rank) {
+  ClusterAddress theirs;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(theirs) : "r"(shared_address(mine)), "r"(rank));
+  return theirs;
+}
+// What all threads of the cluster did before is done, for all of them.
+__device__ __forceinline__ void sync_cluster() {
+  asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
+}
+
+// A barrier in shared memory that counts bytes that blocks of the cluster write here. Each of its phases
+// needs one arrival, which says how many bytes there will be; they may come before it.
+struct ByteBarrier {
+  uint64_t state;
+};
+// By one thread; before others use it, sync_cluster.
+__device__ __forceinline__ void initialise(ByteBarrier* b) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n\tfence.mbarrier_init.release.cluster;" ::"r"(
+                   shared_address(b))
+               : "memory");
+}
+__device__ __forceinline__ void expect_bytes(ByteBarrier* b, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)),
+               "r"(bytes)
+               : "memory");
+}
+// Does not wait; the barrier, of the same block as `to`, counts the bytes when they are there.
+__device__ __forceinline__ void write_async(ClusterAddress to, const Vector16& from, ClusterAddress barrier) {
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.u32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+          to),
+      "r"(from.v[0]), "r"(from.v[1]), "r"(from.v[2]), "r"(from.v[3]), "r"(barrier)
+      : "memory");
+}
+// Until the phase of that parity is over: they have 0 and 1 in turns.
+__device__ __forceinline__ void await_phase(ByteBarrier* b, uint32_t parity) {
+  uint32_t over = 0;
+  while (true) {
+    // It sleeps by itself, for some time. What it acquires lies in this block's shared memory.
+    asm volatile(
+        "{\n\t.reg .pred p;\n\t"
+        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n\t"
+        "selp.u32 %0, 1, 0, p;\n\t}"
+        : "=r"(over)
+        : "r"(shared_address(b)), "r"(parity)
+        : "memory");
+    if (over) return;
+    __nanosleep(20);
+  }
+}
+#endif
+
+// Counts in global memory, by which blocks of a launch tell each other how far they are: what the thread did
+// before, and what its block did before a sync_block before, is seen by who awaits the count.
+__device__ __forceinline__ void publish_count(uint32_t* to, uint32_t count) {
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(__cvta_generic_to_global(to)), "r"(count)
+               : "memory");
+}
+__device__ __forceinline__ void await_count(const uint32_t* from, uint32_t count) {
+  while (true) {
+    uint32_t seen;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
+                 : "=r"(seen)
+                 : "l"(__cvta_generic_to_global(from))
+                 : "memory");
+    if (static_cast<int32_t>(seen - count) >= 0) return;
+    __nanosleep(20);
+  }
+}
+// Past the first-level cache, which may hold what was there before.
+__device__ __forceinline__ Vector16 read_of_others(const Vector16* from) {
+  const uint4 v = __ldcg(reinterpret_cast<const uint4*>(from));
+  return {{v.x, v.y, v.z, v.w}};
+}
+
+// Launches a kernel of one argument. together: how its blocks know of each other.
 template <class Arguments>
 cudaError_t launch(void (*kernel)(Arguments), dim3 blocks, int threads, size_t shared, cudaStream_t stream,
-                   const Arguments& arguments) {
+                   const Arguments& arguments, Together together = {}) {
   constexpr size_t kWithoutAsking = 48 << 10;
   if (shared > kWithoutAsking) {
     const cudaError_t error =
@@ -76,15 +177,39 @@ cudaError_t launch(void (*kernel)(Arguments), dim3 blocks, int threads, size_t s
   cudaLaunchConfig_t config = {};
   config.gridDim = blocks, config.blockDim = dim3(threads), config.dynamicSmemBytes = shared;
   config.stream = stream;
+  cudaLaunchAttribute attributes[2];
+  config.attrs = attributes;
+  if (together.cluster > 1) {
+    constexpr int kPortable = 8;
+    if (together.cluster > kPortable) {
+      const cudaError_t error =
+          cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+      if (error != cudaSuccess) return error;
+    }
+    cudaLaunchAttribute& a = attributes[config.numAttrs++];
+    a.id = cudaLaunchAttributeClusterDimension;
+    a.val.clusterDim = {static_cast<unsigned>(together.cluster), 1, 1};
+  }
+  if (together.resident) {
+    cudaLaunchAttribute& a = attributes[config.numAttrs++];
+    a.id = cudaLaunchAttributeCooperative;
+    a.val.cooperative = 1;
+  }
   return cudaLaunchKernelEx(&config, kernel, arguments);
 }
 
 }  // namespace rnnfast
 #endif
 
-// Whether code is compiled for a GPU that the cta kernels run on; the host, where they are launched, counts.
+// Whether code is compiled for a GPU that has such instructions; the host, where kernels are launched,
+// counts.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 #define RNNFAST_HAS_MMA 1
 #else
 #define RNNFAST_HAS_MMA 0
+#endif
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#define RNNFAST_HAS_CLUSTERS 1
+#else
+#define RNNFAST_HAS_CLUSTERS 0
 #endif

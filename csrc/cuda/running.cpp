@@ -14,13 +14,24 @@ using cuda::Run;
 
 thread_local std::optional<CudaPlan> last_plan_run;
 thread_local std::optional<CudaSchedule> wish;
-thread_local std::optional<int> wish_rows;
+thread_local std::optional<int> wish_rows, wish_crew;
 
 std::string last_cuda_plan() { return last_plan_run ? describe(*last_plan_run) : ""; }
 
-void wish_cuda_plan(const std::optional<std::string>& schedule, const std::optional<int64_t>& rows) {
+void wish_cuda_plan(const std::optional<std::string>& schedule, const std::optional<int64_t>& rows,
+                    const std::optional<int64_t>& crew) {
+  const auto number = [](const std::optional<int64_t>& n) {
+    return n ? std::optional(static_cast<int>(*n)) : std::nullopt;
+  };
   wish = schedule ? std::optional(cuda_schedule_from_name(*schedule)) : std::nullopt;
-  wish_rows = rows ? std::optional(static_cast<int>(*rows)) : std::nullopt;
+  wish_rows = number(rows), wish_crew = number(crew);
+}
+
+int64_t cuda_clusters(int64_t device, int64_t size) {
+  const DeviceLimits limits = cuda::limits_of(static_cast<int32_t>(device));
+  for (int i = 0; i < DeviceLimits::kClusterSizes; ++i)
+    if (DeviceLimits::cluster_size(i) == size) return limits.clusters[i];
+  return 0;
 }
 
 int32_t torch_dtype(Dtype dtype) {
@@ -165,6 +176,26 @@ class StepwiseArrays {
   cuda::Workspace workspace_;
 };
 
+// What the blocks of a grid's crews hand on their slices through. Counts are zeroed in the stream, so that a
+// CUDA graph does it at each replay.
+class ExchangeArrays {
+ public:
+  ExchangeArrays(const CudaPlan& plan, const Tensor& like, cudaStream_t stream)
+      : operands_(empty_contiguous({plan.exchange_bytes / 8}, like, aoti_torch_dtype_int64())),
+        counts_(empty_contiguous({plan.blocks}, like, aoti_torch_dtype_int32())) {
+    const cudaError_t error =
+        cudaMemsetAsync(counts_.data_ptr(), 0, static_cast<size_t>(plan.blocks) * sizeof(uint32_t), stream);
+    require(error == cudaSuccess, "CUDA: cannot zero counts: ", cudaGetErrorString(error));
+  }
+
+  cuda::Exchange exchange() const {
+    return {static_cast<unsigned char*>(operands_.data_ptr()), static_cast<uint32_t*>(counts_.data_ptr())};
+  }
+
+ private:
+  Tensor operands_, counts_;
+};
+
 CudaPlan plan_for(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, bool tf32, int32_t device,
                   cudaStream_t stream) {
   CudaProblem problem;
@@ -172,11 +203,13 @@ CudaPlan plan_for(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, bool t
   problem.T = r.T, problem.B = r.B, problem.H = r.units[0], problem.P = r.units[1], problem.G = r.G;
   problem.limits = cuda::limits_of(device);
   problem.captured_packed = r.offsets && cuda::is_captured(stream);
-  for (const Stream& s : r.streams) problem.row_stride = std::max(problem.row_stride, s.row);
-  // What is computed ahead may have the rows of a sequence one behind the other.
-  problem.row_stride = std::max(problem.row_stride, r.T * r.G * r.matrices[ForwardPlaces::kWih].rows);
+  for (const Stream& s : r.streams)
+    if (s.data) problem.stride = std::max(problem.stride, r.offsets ? s.row : s.step);
+  // What is computed ahead, and squares of norms, have the rows of a step, or of a sequence, behind one
+  // another.
+  problem.stride = std::max(problem.stride, std::max(r.B, int64_t{1}) * r.G * gates(cell) * r.units[0]);
   problem.noisy = r.noise.any();
-  problem.wish = wish, problem.wish_rows = wish_rows;
+  problem.wish = wish, problem.wish_rows = wish_rows, problem.wish_crew = wish_crew;
   return plan_cuda(problem);
 }
 
@@ -227,6 +260,8 @@ void backend::plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtyp
     run.counts = static_cast<const int64_t*>(sizes[0].data_ptr());
     run.offsets = static_cast<const int64_t*>(sizes[1].data_ptr());
   }
+  std::optional<ExchangeArrays> exchange;
+  if (plan.schedule == CudaSchedule::grid) run.exchange = exchange.emplace(plan, like, run.stream).exchange();
   const cudaError_t error = run_planned(run, cell, pass, dtype, plan);
   if (squares && error == cudaSuccess) squares->take_norms();
   require(error == cudaSuccess, "CUDA: ", describe(plan), ": ", cudaGetErrorString(error));
@@ -238,4 +273,5 @@ void backend::plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtyp
 RNNFAST_IMPLEMENT(CompositeExplicitAutograd, m) {
   m.impl("last_cuda_plan", TORCH_BOX(&rnnfast::last_cuda_plan));
   m.impl("wish_cuda_plan", TORCH_BOX(&rnnfast::wish_cuda_plan));
+  m.impl("cuda_clusters", TORCH_BOX(&rnnfast::cuda_clusters));
 }

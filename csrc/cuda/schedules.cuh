@@ -1,24 +1,29 @@
 // What a cell's file instantiates.
 #pragma once
 
+#include "cluster.cuh"
 #include "cta.cuh"
+#include "grid.cuh"
 #include "stepwise.cuh"
 
 namespace rnnfast::cuda {
+
+template <class Pass, class S, class Product>
+cudaError_t run_crews(const Run& run, const CudaPlan& plan) {
+  if (plan.schedule == CudaSchedule::cluster) return launch_cluster<Pass, S, Product>(run, plan);
+  if (plan.schedule == CudaSchedule::grid) return launch_grid<Pass, S, Product>(run, plan);
+  return launch_cta<Pass, S, Product>(run, plan);
+}
 
 template <class Pass, class S>
 cudaError_t run_with(const Run& run, const CudaPlan& plan) {
   constexpr bool kOnePhase = count_phases(typename Pass::Phases{}) == 1;
   if constexpr (kOnePhase) {
     using Phase = OnlyPhase<Pass>;
-    if (plan.schedule == CudaSchedule::cta) {
-      if constexpr (sizeof(S) != 8) {
-        if (plan.arithmetic == Arithmetic::mma && plan.rows == MmaShape::kFewRows)
-          return launch_cta<Pass, S, MmaProduct<Phase, S, MmaShape::kFewRows>>(run);
-        if (plan.arithmetic == Arithmetic::mma)
-          return launch_cta<Pass, S, MmaProduct<Phase, S, MmaShape::kMostRows>>(run);
-      }
-      if constexpr (sizeof(S) != 2) return launch_cta<Pass, S, FmaProduct<Phase, S>>(run);
+    if (plan.schedule != CudaSchedule::stepwise) {
+      if constexpr (sizeof(S) != 8)
+        if (plan.arithmetic == Arithmetic::mma) return run_crews<Pass, S, CrewMma<Phase, S>>(run, plan);
+      if constexpr (sizeof(S) != 2) return run_crews<Pass, S, CrewFma<Phase, S>>(run, plan);
     }
   }
   return Stepwise<Pass, S>(run).go();

@@ -25,7 +25,7 @@ struct StepArguments {
 template <class Phase, class S, bool kNoise>
 struct StepwiseOwn {
   using C = Compute<S>;
-  static constexpr bool kRemembers = false, kNoisy = kNoise;
+  static constexpr bool kNoisy = kNoise;
 
   const StepArguments& a;
   int64_t row;  // of all groups
@@ -53,8 +53,6 @@ struct StepwiseOwn {
     return static_cast<C*>(a.sums)[i * a.recurrence.G * a.recurrence.B + row];
   }
   __device__ __forceinline__ int64_t time() const { return step_in_time; }
-  __device__ __forceinline__ C remembered(int) const { return C(0); }
-  __device__ __forceinline__ void remember(int, C) const {}
 };
 
 constexpr int kStepThreads = 256;
@@ -63,9 +61,8 @@ constexpr int kStepThreads = 256;
 template <class Phase, class S, class Own>
 __device__ __forceinline__ void run_unit(const StepArguments& a, const Step& step, int64_t group, int64_t row,
                                          Own& own) {
-  const Window<int64_t> window(a.recurrence, a.computed, step, group, 0, sizeof(S), sizeof(Compute<S>));
-  Accessor<Phase, S, Own, int64_t, Reads::direct> at(a.recurrence, window, group, 0, row, own.unit, own,
-                                                     nullptr);
+  const Window window(a.recurrence, a.computed, step, group, 0, sizeof(S), sizeof(Compute<S>));
+  Accessor<Phase, S, Own> at(a.recurrence, window, group, 0, row, own.unit, own);
   Phase::run(at);
 }
 

@@ -1,6 +1,8 @@
 """Layers on a GPU: against the float64 oracle, beside cuDNN, in graphs and streams. They need a GPU."""
 
+import os
 import random
+import time
 
 import pytest
 import torch
@@ -19,8 +21,11 @@ pytestmark = [
     *(pytest.mark.filterwarnings(f"ignore:{begin}") for begin in TORCHS_OWN),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
     pytest.mark.skipif(not rnnfast._library.CUDA, reason="rnnfast was built without CUDA"),
+    pytest.mark.filterwarnings("ignore:The AccumulateGrad node's stream"),
 ]
-SCHEDULES = ["stepwise", "cta"]
+SCHEDULES = ["stepwise", "cta", "cluster", "grid"]
+# Blocks that share rows, beside those that the planner takes.
+CREWS = {"cta": [1], "cluster": [2, 4, 8, 16], "grid": [2, 3, 8, 16, 33]}
 DTYPES = list(TOLERANCE)
 op = torch.ops.rnnfast
 
@@ -47,6 +52,21 @@ def test_small_problems(kind, schedule, dtype):
         for problem in small_problems(kind, dtype):
             check_against_oracle(problem, "cuda")
             assert op.last_cuda_plan().startswith("stepwise" if problem.is_stepwise else schedule)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("schedule", "crew"), [(s, crew) for s, crews in CREWS.items() for crew in crews])
+@pytest.mark.parametrize("kind", CELLS)
+def test_crews(kind, schedule, crew, dtype):
+    """Of every size, on units that do not fall evenly, where there is room."""
+    seen = 0
+    for H in (random.choice([37, 130, 256]), random.choice([390, 512, 700])):
+        rows, layout = random.choice([1, 2, 4, 8]), random.choice(["time", "batch", "packed"])
+        problem = draw(12, 9, H, 2, dtype, cell=kind, layout=layout, direction=random.randint(0, 2))
+        with rnnfast.forced_plan(schedule, rows=rows, crew=crew):
+            check_against_oracle(problem, "cuda")
+            seen += op.last_cuda_plan().startswith(schedule)
+    assert seen > 0 or crew == 33
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -211,3 +231,56 @@ def test_tensors_on_two_devices():
     layer = rnnfast.LSTM(3, 4, device="cuda")
     with pytest.raises(RuntimeError, match="device"):
         layer(torch.randn(2, 1, 3))
+
+
+def test_streams_in_parallel():
+    """Launches whose blocks wait for each other, in several streams: none may keep others from running."""
+    layers = [rnnfast.LSTM(64, 384, device="cuda", dtype=torch.bfloat16) for _ in range(3)]
+    x = torch.randn(40, 16, 64, device="cuda", dtype=torch.bfloat16)
+    streams = [torch.cuda.Stream() for _ in layers]
+    for schedules in (["cluster"] * 3, ["grid"] * 3, ["grid", "cluster", "cta"]):
+        expected, found = [], [[] for _ in layers]
+        for layer, schedule in zip(layers, schedules, strict=True):
+            with rnnfast.forced_plan(schedule), torch.no_grad():
+                expected.append(layer(x)[0])
+        torch.cuda.synchronize()
+        for _ in range(20):
+            for layer, schedule, stream, outputs in zip(layers, schedules, streams, found, strict=True):
+                with rnnfast.forced_plan(schedule), torch.cuda.stream(stream), torch.no_grad():
+                    outputs.append(layer(x)[0])
+        torch.cuda.synchronize()
+        for outputs, right in zip(found, expected, strict=True):
+            assert all(torch.equal(output, right) for output in outputs)
+
+
+@pytest.mark.skipif("RNNFAST_SOAK_SECONDS" not in os.environ, reason="RNNFAST_SOAK_SECONDS says for how long")
+def test_soak():
+    """Random layers in two streams, and graphs of them replayed, for a time: all end, with the same bits."""
+    end = time.monotonic() + float(os.environ["RNNFAST_SOAK_SECONDS"])
+    streams = [torch.cuda.Stream() for _ in range(2)]
+    launches = 0
+    while time.monotonic() < end:
+        work = []
+        for stream in streams:
+            schedule = random.choice(list(CREWS))
+            wish = dict(rows=random.choice([1, 2, 4, 8]), crew=random.choice(CREWS[schedule]))
+            dtype, H = random.choice([torch.float32, torch.bfloat16]), random.randint(1, 600)
+            kind = random.choice(list(LAYERS))
+            layer = make(kind, 16, H, bidirectional=random.random() < 0.5, device="cuda", dtype=dtype)
+            x = torch.randn(random.randint(1, 200), random.randint(1, 40), 16, device="cuda", dtype=dtype)
+            torch.cuda.synchronize()
+            with rnnfast.forced_plan(schedule, **wish), torch.cuda.stream(stream), torch.no_grad():
+                first = layer(x)[0]
+                stream.synchronize()
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph, stream=stream):
+                    captured = layer(x)[0]
+            work.append((stream, graph, captured, first))
+        for _ in range(20):
+            for stream, graph, *_ in work:
+                with torch.cuda.stream(stream):
+                    graph.replay()
+                launches += 1
+        torch.cuda.synchronize()
+        assert all(torch.equal(captured, first) for *_, captured, first in work)
+    print(f"{launches} launches")

@@ -9,7 +9,7 @@ import pytest
 
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
-KERNELS = sorted(CSRC.glob("cuda/*.cu"))
+KERNELS = sorted(path for path in CSRC.glob("cuda/*.cu") if path.name != "occupancy.cu")  # that asks the GPU
 HARNESS = [HERE / "cuda_host.cpp", HERE / "runtime_host.cpp"]
 FLAGS = "-std=c++20 -fPIC -fvisibility=hidden -Wall -Wextra -Werror -Wno-unknown-pragmas -DRNNFAST_CUDA_HOST"
 

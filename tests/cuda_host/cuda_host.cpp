@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -74,9 +75,10 @@ namespace {
 
 constexpr size_t kStack = 128 << 10;
 constexpr size_t kMostShared = 232448;  // a block's on sm_90
-constexpr int kAtOnce = 3;              // blocks that run side by side
-constexpr size_t kMostFibres = 4096;    // of a launch, before those of ended blocks serve again
-constexpr long kPatience = 100000;      // rounds in which all that run only pause
+constexpr int kAtOnce = 3;              // clusters that run side by side
+constexpr unsigned kMostCluster = 16, kMostResident = 48;
+constexpr size_t kMostFibres = 4096;  // of a launch, before those of ended blocks serve again
+constexpr long kPatience = 100000;    // rounds in which all that run only pause
 
 struct Block;
 
@@ -104,14 +106,39 @@ struct Warp : Meeting {
   unsigned char bytes[2][32][32];
 };
 
+struct Block;
+struct Cluster {
+  std::vector<Block*> blocks;
+  Meeting all;
+};
+
 struct Block {
   unsigned index = 0;
+  std::shared_ptr<Cluster> cluster;
   std::vector<Fibre> fibres;
   std::vector<Warp> warps;
   Meeting all;
   unsigned alive = 0;
   char start = 0;  // ThreadSanitizer's handle
   std::unique_ptr<void, void (*)(void*)> shared{nullptr, std::free};
+  size_t shared_size = 0;
+
+  char* memory() const { return static_cast<char*>(shared.get()); }
+};
+
+// A barrier of bytes: of the phase that has not ended yet.
+struct Phase {
+  uint32_t parity : 1, arrived : 1, mark : 30;
+  int32_t bytes;  // that are still to come
+};
+constexpr uint32_t kMark = 0x2ba77e5;
+
+// A write to another block's shared memory that is on its way.
+struct Delivery {
+  char* to;
+  rnnfast::Vector16 what;
+  uint64_t* barrier;
+  Block* block;
 };
 
 struct Launch {
@@ -119,6 +146,8 @@ struct Launch {
   dim3 blocks;
   unsigned threads;
   std::vector<Fibre*> ready;
+  std::vector<Delivery> deliveries;
+  std::vector<std::pair<uint64_t*, Fibre*>> at_barriers;
   Fibre* now = nullptr;
   void* scheduler = nullptr;
   void* scheduler_tsan = nullptr;
@@ -238,6 +267,39 @@ void meet(Meeting& m, unsigned size, bool orders, const Place& place) {
   (void)order, (void)orders;
 }
 
+Phase phase_of(const uint64_t* barrier) {
+  Phase p;
+  std::memcpy(&p, barrier, sizeof p);
+  return p;
+}
+
+// Ends the phase if all has come.
+void keep(uint64_t* barrier, Phase p) {
+  if (p.arrived && p.bytes == 0) {
+    p.parity ^= 1, p.arrived = 0;
+    launch->pauses = 0;
+    auto& waiting = launch->at_barriers;
+    for (size_t i = waiting.size(); i-- > 0;) {
+      if (waiting[i].first != barrier) continue;
+      waiting[i].second->waits = nullptr;
+      launch->ready.push_back(waiting[i].second);
+      waiting[i] = waiting.back(), waiting.pop_back();
+    }
+  }
+  std::memcpy(barrier, &p, sizeof p);
+}
+
+void deliver(size_t i) {
+  const Delivery d = launch->deliveries[i];
+  launch->deliveries[i] = launch->deliveries.back(), launch->deliveries.pop_back();
+  if (d.block->alive == 0)
+    return fail("block %u has ended before what others wrote to it came", d.block->index);
+  TSAN(if (false)) std::memcpy(d.to, &d.what, sizeof d.what);
+  Phase p = phase_of(d.barrier);
+  p.bytes -= static_cast<int32_t>(sizeof d.what);
+  keep(d.barrier, p);
+}
+
 void start_block(Block& block, unsigned index, unsigned threads, size_t shared) {
   block.index = index, block.alive = threads;
   block.fibres = std::vector<Fibre>(threads);
@@ -245,7 +307,7 @@ void start_block(Block& block, unsigned index, unsigned threads, size_t shared) 
   void* memory = nullptr;
   if (posix_memalign(&memory, 128, shared > 0 ? shared : 1) != 0) std::abort();
   std::memset(memory, 0xff, shared);
-  block.shared.reset(memory);
+  block.shared.reset(memory), block.shared_size = shared;
   TSAN(__tsan_release(&block.start));
   for (unsigned i = 0; i < threads; ++i) {
     Fibre& f = block.fibres[i];
@@ -309,9 +371,78 @@ void pause(const Place& place) {
 void set_seed(uint64_t seed) { state = seed * 0x9e3779b97f4a7c15u + 1; }
 const char* last_error() { return error; }
 
-cudaError_t run(const void*, dim3 blocks, int threads, size_t shared, const std::function<void()>& body) {
+int rank_in_cluster() {
+  const Block& block = *launch->now->block;
+  return static_cast<int>(block.index % block.cluster->blocks.size());
+}
+
+char* in_block(const void* mine, int rank, const Place& place) {
+  const Block& block = *launch->now->block;
+  const auto& blocks = block.cluster->blocks;
+  const size_t offset = static_cast<size_t>(static_cast<const char*>(mine) - block.memory());
+  if (rank < 0 || static_cast<size_t>(rank) >= blocks.size() || offset >= block.shared_size) {
+    fail("block %u: %s: no such place in shared memory, or no rank %d (%s:%d)", block.index, place.operation,
+         rank, place.file, place.line);
+    return block.memory();
+  }
+  return blocks[static_cast<size_t>(rank)]->memory() + offset;
+}
+
+void cluster_barrier(const Place& place) {
+  const Unseen unseen;
+  Block& block = *launch->now->block;
+  Cluster& cluster = *block.cluster;
+  meet(cluster.all, static_cast<unsigned>(block.fibres.size() * cluster.blocks.size()), true, place);
+}
+
+void initialise(uint64_t* barrier) {
+  const Unseen unseen;
+  const Phase p{0, 0, kMark, 0};
+  std::memcpy(barrier, &p, sizeof p);
+}
+
+void expect_bytes(uint64_t* barrier, uint32_t bytes, const Place& place) {
+  const Unseen unseen;
+  Phase p = phase_of(barrier);
+  if (p.mark != kMark || p.arrived)
+    fail("%s: the barrier %s (%s:%d)", place.operation, p.arrived ? "has its arrival" : "is not initialised",
+         place.file, place.line);
+  TSAN(__tsan_release(barrier));
+  p.arrived = 1, p.bytes += static_cast<int32_t>(bytes);
+  keep(barrier, p);
+}
+
+void write_async(char* to, const rnnfast::Vector16& from, uint64_t* barrier, const Place& place) {
+  const Unseen unseen;
+  for (Block* block : launch->now->block->cluster->blocks) {
+    if (to < block->memory() || to + sizeof from > block->memory() + block->shared_size) continue;
+    TSAN(__tsan_release(barrier));
+    launch->deliveries.push_back({to, from, barrier, block});
+    return;
+  }
+  fail("%s: outside of shared memory (%s:%d)", place.operation, place.file, place.line);
+}
+
+void await_phase(uint64_t* barrier, uint32_t parity, const Place& place) {
+  const Unseen unseen;
+  while (phase_of(barrier).parity == parity) {
+    launch->at_barriers.emplace_back(barrier, launch->now);
+    launch->now->waits = &place;
+    to_scheduler();
+  }
+  TSAN(__tsan_acquire(barrier));
+}
+
+cudaError_t run(dim3 blocks, int threads, size_t shared, rnnfast::Together together,
+                const std::function<void()>& body) {
   error[0] = 0;
   const unsigned count = blocks.x * blocks.y * blocks.z;
+  const unsigned size = static_cast<unsigned>(together.cluster);
+  if (size == 0 || size > kMostCluster || blocks.x % size != 0 ||
+      (together.resident && count > kMostResident)) {
+    fail("launch: %u blocks in clusters of %u%s", count, size, together.resident ? " at the same time" : "");
+    return cudaErrorInvalidConfiguration;
+  }
   if (count == 0 || threads <= 0 || threads > 1024 || shared > kMostShared) {
     fail("launch: %u blocks of %d threads with %zu bytes of shared memory", count, threads, shared);
     return cudaErrorInvalidConfiguration;
@@ -320,19 +451,31 @@ cudaError_t run(const void*, dim3 blocks, int threads, size_t shared, const std:
     fail("launch: %d threads are not whole warps", threads);
     return cudaErrorInvalidConfiguration;
   }
-  Launch l{&body, blocks, static_cast<unsigned>(threads), {}};
+  Launch l{};
+  l.body = &body, l.blocks = blocks, l.threads = static_cast<unsigned>(threads);
   launch = &l;
   blockDim = dim3(static_cast<unsigned>(threads)), gridDim = blocks;
   TSAN(l.scheduler_tsan = __tsan_get_current_fiber());
-  std::vector<unsigned> waiting(count);
-  for (unsigned i = 0; i < count; ++i) waiting[i] = i;
+  std::vector<unsigned> waiting(count / size);  // clusters
+  for (unsigned i = 0; i < waiting.size(); ++i) waiting[i] = i;
+  const bool late = draw(2) == 0;  // whether writes come only where all wait for them
+  const size_t at_once = together.resident ? count : size_t{kAtOnce} * size;
   std::vector<std::unique_ptr<Block>> running, ended;
   while (!error[0] && (!waiting.empty() || !running.empty())) {
-    while (!waiting.empty() && running.size() < kAtOnce) {
+    while (!waiting.empty() && running.size() + size <= at_once) {
       std::swap(waiting[draw(waiting.size())], waiting.back());
-      running.push_back(std::make_unique<Block>());
-      start_block(*running.back(), waiting.back(), l.threads, shared);
+      const auto cluster = std::make_shared<Cluster>();
+      for (unsigned rank = 0; rank < size; ++rank) {
+        running.push_back(std::make_unique<Block>());
+        running.back()->cluster = cluster;
+        cluster->blocks.push_back(running.back().get());
+        start_block(*running.back(), waiting.back() * size + rank, l.threads, shared);
+      }
       waiting.pop_back();
+    }
+    if (!l.deliveries.empty() && (l.ready.empty() || (!late && draw(2) == 0))) {
+      deliver(draw(l.deliveries.size()));
+      continue;
     }
     if (l.ready.empty()) {
       report_waiting(running);
@@ -352,6 +495,7 @@ cudaError_t run(const void*, dim3 blocks, int threads, size_t shared, const std:
       break;
     }
   }
+  if (!l.deliveries.empty()) fail("blocks have ended before what others wrote to them came");
   TSAN(__tsan_acquire(&l.end));
   for (const auto& block : ended) give_back(block->fibres);
   return error[0] ? cudaErrorLaunchFailure : cudaSuccess;

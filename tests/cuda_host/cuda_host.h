@@ -5,8 +5,9 @@
 //   cuda_host.cpp
 //
 // Each CUDA thread is a fibre; exactly one runs at a time, until it waits for others, and a seeded generator
-// (set_seed) draws which is next, so that a schedule can be replayed. Seen as errors of the launch: a barrier
-// or a warp's exchange that not all threads come to, and whatever waits for ever. Shared memory starts as NaN
+// (set_seed) draws which is next, so that a schedule can be replayed; it also draws when writes to the shared
+// memory of other blocks arrive. Seen as errors of the launch: a barrier or a warp's exchange that not all
+// threads come to, writes to a block that has ended, and whatever waits for ever. Shared memory starts as NaN
 // and is exactly as long as was asked for, which AddressSanitizer watches. Under ThreadSanitizer each CUDA
 // thread is a thread of its own, and only CUDA's means of synchronisation order what they do: it reports
 // races on shared and on global memory.
@@ -21,6 +22,8 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+
+#include "cuda/together.h"
 
 #undef __launch_bounds__
 #define __launch_bounds__(...)
@@ -50,8 +53,18 @@ void pause(const Place& place);
 void set_seed(uint64_t seed);
 // The first error of the latest launch; empty if there was none.
 const char* last_error();
-cudaError_t run(const void* kernel, dim3 blocks, int threads, size_t shared,
+cudaError_t run(dim3 blocks, int threads, size_t shared, rnnfast::Together together,
                 const std::function<void()>& body);
+
+// Blocks of a cluster: `mine` in the shared memory of the block of that rank.
+int rank_in_cluster();
+char* in_block(const void* mine, int rank, const Place& place);
+void cluster_barrier(const Place& place);
+void initialise(uint64_t* barrier);
+void expect_bytes(uint64_t* barrier, uint32_t bytes, const Place& place);
+// The write happens, and is counted, at any time until the barrier's phase is over.
+void write_async(char* to, const rnnfast::Vector16& from, uint64_t* barrier, const Place& place);
+void await_phase(uint64_t* barrier, uint32_t parity, const Place& place);
 
 float bits_to_float(uint32_t bits);
 // The lane's part of a 16 x 8 product of fragments whose element (lane, register, half) `value` reads.
@@ -83,7 +96,9 @@ T shuffle_xor(T v, int mask, CUDA_HOST_PLACE("shuffle_xor")) {
 
 inline float fast_exp(float v) { return std::exp(v); }
 inline float fast_quotient(float a, float b) { return a / b; }
+inline char* opaque(char* p) { return p; }
 inline int opaque(int v) { return v; }
+inline char* advanced(char* p, int number, int bytes) { return p + int64_t{number} * bytes; }
 
 inline void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], cuda_host::Kind kind,
                 CUDA_HOST_PLACE("mma")) {
@@ -112,11 +127,41 @@ inline float rounded_to_tf32(float v) {
   return cuda_host::bits_to_float(bits);
 }
 
+using ClusterAddress = char*;
+struct ByteBarrier {
+  uint64_t state;
+};
+
+inline int rank_in_cluster() { return cuda_host::rank_in_cluster(); }
+inline ClusterAddress in_block(const void* mine, int rank, CUDA_HOST_PLACE("in_block")) {
+  return cuda_host::in_block(mine, rank, place);
+}
+inline void sync_cluster(CUDA_HOST_PLACE("sync_cluster")) { cuda_host::cluster_barrier(place); }
+inline void initialise(ByteBarrier* b) { cuda_host::initialise(&b->state); }
+inline void expect_bytes(ByteBarrier* b, uint32_t bytes, CUDA_HOST_PLACE("expect_bytes")) {
+  cuda_host::expect_bytes(&b->state, bytes, place);
+}
+inline void write_async(ClusterAddress to, const Vector16& from, ClusterAddress barrier,
+                        CUDA_HOST_PLACE("write_async")) {
+#if defined(CUDA_HOST_TSAN)
+  *reinterpret_cast<Vector16*>(to) = from;  // by this thread, as ThreadSanitizer sees it
+#endif
+  cuda_host::write_async(to, from, reinterpret_cast<uint64_t*>(barrier), place);
+}
+inline void await_phase(ByteBarrier* b, uint32_t parity, CUDA_HOST_PLACE("await_phase")) {
+  cuda_host::await_phase(&b->state, parity, place);
+}
+
+inline void publish_count(uint32_t* to, uint32_t count) { __atomic_store_n(to, count, __ATOMIC_RELEASE); }
+inline void await_count(const uint32_t* from, uint32_t count, CUDA_HOST_PLACE("await_count")) {
+  while (static_cast<int32_t>(__atomic_load_n(from, __ATOMIC_ACQUIRE) - count) < 0) cuda_host::pause(place);
+}
+inline Vector16 read_of_others(const Vector16* from) { return *from; }
+
 template <class Arguments>
 cudaError_t launch(void (*kernel)(Arguments), dim3 blocks, int threads, size_t shared, cudaStream_t,
-                   const Arguments& arguments) {
-  return cuda_host::run(reinterpret_cast<const void*>(kernel), blocks, threads, shared,
-                        [&] { kernel(arguments); });
+                   const Arguments& arguments, Together together = {}) {
+  return cuda_host::run(blocks, threads, shared, together, [&] { kernel(arguments); });
 }
 
 }  // namespace rnnfast

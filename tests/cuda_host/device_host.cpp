@@ -49,8 +49,10 @@ OnDevice::OnDevice(int32_t) {}
 OnDevice::~OnDevice() = default;
 
 DeviceLimits limits_of(int32_t) {
-  return {number("CUDA_HOST_CAPABILITY", 90), number("CUDA_HOST_MULTIPROCESSORS", 132),
-          number("CUDA_HOST_SHARED_MEMORY", 232448)};
+  return {number("CUDA_HOST_CAPABILITY", 90),
+          number("CUDA_HOST_MULTIPROCESSORS", 48),
+          number("CUDA_HOST_SHARED_MEMORY", 232448),
+          {24, 12, 6, 3}};
 }
 cudaStream_t stream_of(int32_t) { return nullptr; }
 bool is_captured(cudaStream_t) { return number("CUDA_HOST_CAPTURED", 0) != 0; }

@@ -1,5 +1,6 @@
 // The CUDA kernels in place of the CPU's, for the driver of tests/sanitizers: plain arrays, no torch. Plans
-// that split units ask for the stepwise schedule, others for cta.
+// that split units ask for the stepwise schedule, others for one launch: by their workers for cta, for a
+// cluster or for a grid.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -57,6 +58,14 @@ class HostRun {
   }
 
   const cuda::Run& run() const { return run_; }
+
+  void make_room_for_exchange(const CudaPlan& plan) {
+    if (plan.schedule != CudaSchedule::grid) return;
+    const int64_t counts = plan.blocks * static_cast<int64_t>(sizeof(uint32_t));
+    run_.exchange = {static_cast<unsigned char*>(memory_.add(plan.exchange_bytes)),
+                     static_cast<uint32_t*>(memory_.add(counts))};
+    std::memset(run_.exchange.counts, 0, static_cast<size_t>(counts));
+  }
 
   void take_norms() const {
     if (r_.norms.data && dtype_ == Dtype::f64) {
@@ -152,12 +161,19 @@ Plan run_on_host(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const P
   CudaProblem problem;
   problem.cell = cell, problem.pass = pass, problem.dtype = dtype;
   problem.T = r.T, problem.B = r.B, problem.H = r.units[0], problem.P = r.units[1], problem.G = r.G;
-  problem.limits = {90, 132, 232448};
+  // No more blocks at a time than ThreadSanitizer has room for their threads.
+  problem.limits = {90, 12, 232448, {6, 3, 1, 0}};
   problem.tf32 = false;
-  problem.wish = plan.schedule == Schedule::unit_split ? CudaSchedule::stepwise : CudaSchedule::cta;
-  problem.wish_rows = plan.workers % 2 ? 4 : 8;
-  const HostRun host(r, cell, pass, dtype);
-  const cudaError_t error = run_cell(host.run(), plan_cuda(problem));
+  problem.wish = plan.schedule == Schedule::unit_split ? CudaSchedule::stepwise
+                 : plan.workers <= 2                   ? CudaSchedule::cta
+                 : plan.workers <= 4                   ? CudaSchedule::cluster
+                                                       : CudaSchedule::grid;
+  problem.wish_rows = plan.workers % 2 || (dtype == Dtype::f64 && plan.workers > 2) ? 4 : 8;
+  if (plan.workers > 2) problem.wish_crew = plan.workers <= 4 ? 2 * plan.workers - 4 : plan.workers - 2;
+  const CudaPlan chosen = plan_cuda(problem);
+  HostRun host(r, cell, pass, dtype);
+  host.make_room_for_exchange(chosen);
+  const cudaError_t error = run_cell(host.run(), chosen);
   host.take_norms();
   if (error != cudaSuccess) {
     std::fprintf(stderr, "%s\n", cudaGetErrorString(error));

@@ -14,8 +14,20 @@ import rnnfast
 from rnnfast import _autograd
 from rnnfast.reference import GATES
 
-SCHEDULES = ["stepwise", "cta"]
+SCHEDULES = ["stepwise", "cta", "cluster", "grid"]
+CREWS = {"stepwise": [None], "cta": [None], "cluster": [2, 4], "grid": [2, 3, 5]}
 DTYPES = list(TOLERANCE)
+
+
+def few(of):
+    """Some of them, so that the tests take seconds."""
+    return random.sample(list(of), 5)
+
+
+def wish(operators, schedule, crews=CREWS):
+    """A plan of random sizes; few crews where all their blocks run at the same time."""
+    rows = random.choice([4] if schedule == "grid" else [1, 2, 4])
+    operators.wish_cuda_plan(schedule, rows, random.choice(crews[schedule]))
 
 
 @pytest.fixture(autouse=True)
@@ -34,47 +46,64 @@ def on_host(operators, monkeypatch):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_options(on_host, kind, schedule, dtype):
-    for problem in small_problems(kind, dtype):
-        on_host.wish_cuda_plan(schedule, random.choice([4, 8]))
+    for problem in few(small_problems(kind, dtype)):
+        wish(on_host, schedule)
         check_against_oracle(problem)
-        assert on_host.last_cuda_plan().startswith("stepwise" if problem.is_stepwise else schedule)
+        by_steps = problem.is_stepwise or "at the same time" in on_host.last_cuda_plan()
+        assert on_host.last_cuda_plan().startswith("stepwise" if by_steps else schedule)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("schedule", ["cta", "cluster", "grid"])
+@pytest.mark.parametrize("kind", problems.CELLS)
+def test_many_problems(on_host, kind, schedule, dtype, seed):
+    random.seed(seed)
+    torch.manual_seed(seed)
+    on_host.set_seed(seed)
+    for problem in small_problems(kind, dtype):
+        wish(on_host, schedule, {"cta": [None], "cluster": [2, 4, 8, 16], "grid": [2, 3, 7]})
+        check_against_oracle(problem)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("schedule", "crew"), [("cta", None), ("cluster", 2), ("grid", 3)])
 @pytest.mark.parametrize("kind", problems.CELLS)
-def test_cta_with_weights_in_registers_and_shared_memory(on_host, kind, dtype):
-    """More units than a warp's first block has, more weights than registers hold."""
-    gates = GATES[kind]
-    wide = (129, 140) if gates == 1 or dtype.itemsize == 2 else (101, 128)
-    for H in (66, 80) if dtype == torch.float64 else wide:
-        on_host.wish_cuda_plan("cta", random.choice([4, 8]))
-        check_against_oracle(draw(3, 3, H, 1, dtype, cell=kind, layout="packed"))
-        assert on_host.last_cuda_plan().startswith("cta")
+def test_weights_in_registers_and_shared_memory(on_host, kind, dtype, schedule, crew):
+    """More weights than registers hold, results of one to four tiles for a warp, units that do not fall evenly."""
+    H = random.choice([52, 60] if dtype == torch.float64 else [100, 101, 128])
+    on_host.wish_cuda_plan(schedule, 2, crew)
+    check_against_oracle(draw(2, 3, H, 1, dtype, cell=kind, layout="packed"))
+    plan = on_host.last_cuda_plan()
+    assert plan.startswith(schedule)
+    assert int(plan.split("registers=")[1].split()[0]) > 0
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("kind", problems.CELLS)
 def test_tf32(on_host, kind, schedule):
-    """In cta kernels products round to TF32, 10 bits of mantissa, where they are allowed to."""
-    on_host.wish_cuda_plan(schedule)
+    """In kernels of one launch products round to TF32, 10 bits of mantissa, where they are allowed to."""
+    wish(on_host, schedule)
     p = draw(4, 9, 70, dtype=torch.float32, cell=kind)
     args = (p.gates, None, p.w_hh, None, None, p.bias, p.h0, p.c0, *p.options)
     exact, rounded = (on_host.recurrence(*args, precision=precision)[0] for precision in ("ieee", "tf32"))
     problems.assert_close(rounded, exact.double(), tolerance=2e-3)
     assert torch.equal(exact, rounded) == (schedule == "stepwise")
-    assert ("mma" in on_host.last_cuda_plan()) == (schedule == "cta")
+    assert ("mma" in on_host.last_cuda_plan()) == (schedule != "stepwise")
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("schedule", "crew"), [("cta", 1), ("cluster", 4), ("grid", 3)])
 @pytest.mark.parametrize("kind", problems.CELLS)
-def test_rows_of_a_block_do_not_change_the_bits(on_host, kind, dtype):
-    p = draw(4, 11, 37, 2, dtype, cell=kind, direction=2)
+def test_rows_of_a_crew_do_not_change_the_bits(on_host, kind, dtype, schedule, crew):
+    p = draw(4, 5, 37, 2, dtype, cell=kind, direction=2)
     seen = []
-    for rows in (4, 8):
-        on_host.wish_cuda_plan("cta", rows)
+    for rows in (1, 4):
+        on_host.wish_cuda_plan(schedule, rows, crew)
         results = p.forward(saves=True)
         seen.append([*results, *p.gradients(results).values()])
-        assert f"tile={rows}x16" in on_host.last_cuda_plan()
+        assert f"crew={crew} tile={rows}x" in on_host.last_cuda_plan()
     assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
 
 
@@ -82,7 +111,7 @@ def test_rows_of_a_block_do_not_change_the_bits(on_host, kind, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", problems.CELLS)
 def test_the_order_of_threads_does_not_matter(on_host, kind, dtype, schedule):
-    on_host.wish_cuda_plan(schedule)
+    on_host.wish_cuda_plan(schedule, 4, CREWS[schedule][0])
     p = draw(4, 9, 37, 2, dtype, cell=kind, layout="packed", direction=2)
     seen = []
     for seed in range(4):
@@ -160,15 +189,15 @@ def test_packed_sequences_in_a_graph(on_host, monkeypatch):
         assert on_host.last_cuda_plan().startswith("cta")
 
 
-def test_rows_that_lie_far_apart(on_host):
+def test_steps_that_lie_far_apart(on_host):
     on_host.wish_cuda_plan("cta")
-    p = draw(4, 1, 37, layout="batch")
+    p = draw(1, 4, 37, layout="time")
     far = p.gates.as_strided(p.gates.shape, (2**28, *p.gates.stride()[1:]))
     check_against_oracle(replace(p, gates=far))
     p.forward()
     assert on_host.last_cuda_plan().startswith("cta")
     replace(p, gates=far).forward()
-    assert on_host.last_cuda_plan() == "stepwise (rows of the batch lie too far apart for cta)"
+    assert on_host.last_cuda_plan() == "stepwise (steps lie too far apart for cta)"
 
 
 def test_bad_arguments(on_host):
@@ -176,5 +205,7 @@ def test_bad_arguments(on_host):
     args = (p.gates, None, p.w_hh, None, None, None, None, None)
     with pytest.raises(RuntimeError, match="precision: got 'half', expected 'ieee' or 'tf32'"):
         on_host.recurrence(*args, "elman_tanh", precision="half")
-    with pytest.raises(ValueError, match="schedule: got 'grid', expected one of 'stepwise', 'cta'"):
-        on_host.wish_cuda_plan("grid")
+    with pytest.raises(
+        ValueError, match="schedule: got 'gird', expected one of 'stepwise', 'cta', 'cluster', 'grid'"
+    ):
+        on_host.wish_cuda_plan("gird")

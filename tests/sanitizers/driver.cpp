@@ -28,8 +28,9 @@ struct Split {
   WeightLayout weights;
 };
 #if defined(RNNFAST_CUDA_HOST)
-constexpr Split kSplits[] = {
-    {1, 1, WeightLayout::packed}, {2, 2, WeightLayout::packed}, {2, 1, WeightLayout::packed}};
+constexpr Split kSplits[] = {{1, 1, WeightLayout::packed}, {2, 2, WeightLayout::packed},
+                             {2, 1, WeightLayout::packed}, {3, 1, WeightLayout::packed},
+                             {4, 1, WeightLayout::packed}, {5, 1, WeightLayout::packed}};
 #else
 constexpr Split kSplits[] = {{1, 1, WeightLayout::packed}, {1, 1, WeightLayout::in_place},
                              {3, 1, WeightLayout::packed}, {3, 1, WeightLayout::in_place},

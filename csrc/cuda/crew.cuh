@@ -1,0 +1,235 @@
+// All steps of both directions in one launch, by crews: the blocks of a crew own rows of one group, which
+// never wait for those of other crews, and each member owns some of the units, whose weights it keeps on the
+// chip for all steps. What members put for the matrix of the next step goes to all of them.
+//
+// How it gets there is the Link's business:
+//
+//   Link(exchange, shape, memory)  `memory`: shared, laid out as crew_shape.h has it
+//   rank(), crew()                 this member; the number of the crew
+//   initial()     where the first step's operand is put
+//   slice(n)      where this member's slice of the operand after the n-th step's is put
+//   ready()       before the first step: what was put before is seen by all threads
+//   await(n)      the operand of the n-th step, all of it
+//   publish(n)    hands slice(n) on: all threads have put it, and none reads the n-th step's operand any more
+//   leave()       after the last step
+#pragma once
+
+#include "../cells/phase_list.h"
+#include "crew_accessor.cuh"
+#include "crew_products.cuh"
+#include "kernels.h"
+
+namespace rnnfast::cuda {
+
+template <class Pass>
+using OnlyPhase = decltype(phase_at<0>(typename Pass::Phases{}));
+
+template <class Shape>
+struct CrewArguments {
+  Recurrence recurrence;  // counts and offsets on the GPU
+  Stream computed;
+  Strides strides;
+  Shape shape;
+  Exchange exchange;
+};
+
+// What a thread keeps for its unit of a row.
+template <class Pass, class S, class Product>
+struct CrewOwn {
+  using C = Compute<S>;
+
+  typename Product::Operand* slice;  // of the next operand, the row's first chunk
+  int local, units, chunk_stride;    // the unit among the member's; how many these are; from chunk to chunk
+  C clip;
+  bool has_computed;
+  C parameters[kMaxParameters] = {};
+  C results[OnlyPhase<Pass>::kColumns];
+  C carries[Pass::kCarries > 0 ? Pass::kCarries : 1] = {};
+  C stored[kMaxStreams] = {};
+  S written[kMaxStored] = {};  // at a step, and not yet to memory
+
+  __device__ __forceinline__ C matrix(int gate) const { return results[gate]; }
+  __device__ __forceinline__ void put(int, C v, int part) {
+    const int k = part * units + local;
+    slice[k / Product::kChunk * chunk_stride + k % Product::kChunk] = Product::as_operand(v);
+  }
+  __device__ __forceinline__ C carry(int i) const { return carries[i]; }
+  __device__ __forceinline__ void keep(int i, C v) { carries[i] = v; }
+  __device__ __forceinline__ C remembered(int stream) const { return stored[stream]; }
+  __device__ __forceinline__ void remember(int stream, C v) { stored[stream] = v; }
+};
+
+// A range of steps in order of processing.
+struct Steps {
+  int first, end;
+};
+
+// The steps at which a row is active. Counts never grow with time, so these are the first ones in time.
+__device__ inline Steps steps_of_row(const Recurrence& r, bool descending, int64_t row) {
+  const int all = static_cast<int>(r.T);
+  int active = 0, none = row < r.B ? all : 0;
+  if (!r.counts) active = none;
+  while (active < none) {
+    const int middle = active + (none - active) / 2;
+    if (r.counts[middle] > row) {
+      active = middle + 1;
+    } else {
+      none = middle;
+    }
+  }
+  return descending ? Steps{all - active, all} : Steps{0, active};
+}
+
+// The position of a step's values in streams; of any step in place of those that there are not.
+__device__ __forceinline__ int position_of(const Recurrence& r, bool descending, int step) {
+  const int last = static_cast<int>(r.T) - 1;
+  if (step > last) step = last;
+  const int t = descending ? last - step : step;
+  return r.offsets ? static_cast<int>(r.offsets[t]) : t;
+}
+
+// What rows enter with, in all of the first step's operand, and in the slice: rows that have not entered yet
+// hand it on. Zero where there is nothing.
+template <class Pass, class S, class Product>
+__device__ void put_initial(const Recurrence& r, const CrewShape& shape, int64_t group, int64_t first_row,
+                            int rank, typename Product::Operand* operand, typename Product::Operand* slice) {
+  constexpr Operand kind = Pass::kOperands[0];
+  constexpr int kChunk = Product::kChunk;
+  const int64_t units = r.units[kind.units];
+  End initial;
+  if constexpr (kind.initial >= 0) initial = r.ends[kind.initial];
+  const int slice_size = shape.slice_chunks * shape.rows * kChunk;
+  for (int i = static_cast<int>(threadIdx.x); i < shape.crew * slice_size;
+       i += static_cast<int>(blockDim.x)) {
+    const int member = i / slice_size, within = i % slice_size;
+    const int k = within / (shape.rows * kChunk) * kChunk + within % kChunk;
+    const int64_t row = first_row + within / kChunk % shape.rows;
+    // Operands with an initial value have one part.
+    const int64_t unit = static_cast<int64_t>(member) * shape.units + k;
+    Compute<S> v = 0;
+    if (initial.data && row < r.B && k < shape.units && unit < units)
+      v = widened(static_cast<const S*>(initial.data)[group * initial.group + row * initial.row + unit]);
+    operand[i] = Product::as_operand(v);
+    if (member == rank) slice[within] = Product::as_operand(v);
+  }
+}
+
+template <class Pass, class S, class Product, class Link>
+__device__ __forceinline__ void run_crew(const CrewArguments<typename Product::Shape>& a) {
+  using Phase = OnlyPhase<Pass>;
+  using C = Compute<S>;
+  using Own = CrewOwn<Pass, S, Product>;
+  static_assert(Phase::kStatistics == 0 && !Phase::kSameStep && Phase::kColumns > 0);
+  static_assert(Pass::kOperands[0].initial < 0 || Pass::kOperands[0].parts == 1);
+  const Recurrence& r = a.recurrence;
+  const auto& shape = a.shape;
+  auto* memory = static_cast<unsigned char*>(shared_memory());
+  auto* results = reinterpret_cast<C*>(memory + shape.results_at);
+
+  Link link(a.exchange, shape, memory);
+  const int rank = link.rank(), first_unit = rank * shape.units;
+  const int64_t group = blockIdx.y, first_row = link.crew() * shape.rows;
+  const int units = static_cast<int>(r.units[Phase::kUnits]);
+  using Operand = typename Product::Operand;
+  put_initial<Pass, S, Product>(r, shape, group, first_row, rank, static_cast<Operand*>(link.initial()),
+                                static_cast<Operand*>(link.slice(0)));
+  const Product product(shape, r.matrices[Phase::kMatrix], group, units, rank, memory + shape.weights_at);
+
+  const bool descending = is_reversed(r.direction, group) != Pass::kBackward;
+  const int row = static_cast<int>(threadIdx.x) / shape.units;
+  const int local = static_cast<int>(threadIdx.x) % shape.units, unit = first_unit + local;
+  const bool exists = row < shape.rows && first_row + row < r.B && unit < units;
+  const Seat<S> seat(r, a.computed, group, first_row + row, unit, units);
+  const Steps own_steps = exists ? steps_of_row(r, descending, first_row + row) : Steps{0, 0};
+  Own own;
+  own.local = local, own.units = shape.units, own.chunk_stride = shape.rows * Product::kChunk;
+  own.clip = static_cast<C>(r.clip), own.has_computed = a.computed.data != nullptr;
+  if (exists) {
+    const Position nowhere = {};
+    CrewAccessor<Phase, S, Own, Turn::once> at(r, a.strides, seat, nowhere, own, nullptr);
+    Phase::run(at);
+  }
+  link.ready();
+
+  // The same for all members, which have the same rows: all of them take part in the same steps. The first
+  // row of a crew is active whenever another is.
+  const Steps steps = steps_of_row(r, descending, first_row);
+  const auto position = [&](int step, int now, int after) {
+    return Position{now, after, step == own_steps.first, step == own_steps.end - 1};
+  };
+  const auto is_active = [&](int step) { return step >= own_steps.first && step < own_steps.end; };
+  const auto fetch = [&](int step, int now, int after, C* values) {
+    if (!is_active(step)) return;
+    const Position at_step = position(step, now, after);
+    CrewAccessor<Phase, S, Own, Turn::fetch> at(r, a.strides, seat, at_step, own, values);
+    Phase::run(at);
+  };
+
+  int now = position_of(r, descending, steps.first), next = position_of(r, descending, steps.first + 1);
+  C values[kMaxFetched];
+  fetch(steps.first, now, next, values);
+  for (int i = steps.first; i < steps.end; ++i) {
+    const int n = i - steps.first;
+    // Memory answers while members wait for each other and multiply, at this step and the next.
+    const int after_next = position_of(r, descending, i + 2);
+    C next_values[kMaxFetched];
+    if (i + 1 < steps.end) fetch(i + 1, next, after_next, next_values);
+    const auto* operand = static_cast<const Operand*>(link.await(n));
+    sync_warp();  // lanes may have fetched and waited each for itself
+    product.multiply(operand, results);
+    sync_block();
+    if (is_active(i)) {
+      const C* from = results + row * shape.stride + local;
+#pragma unroll
+      for (int column = 0; column < Phase::kColumns; ++column)
+        own.results[column] = from[column * shape.units];
+#pragma unroll 4
+      for (int slice = 1; slice < shape.slices; ++slice) {
+        from += shape.rows * shape.stride;
+#pragma unroll
+        for (int column = 0; column < Phase::kColumns; ++column)
+          own.results[column] += from[column * shape.units];
+      }
+      own.slice = static_cast<Operand*>(link.slice(n)) + row * Product::kChunk;
+      const Position at_step = position(i, now, next);
+      CrewAccessor<Phase, S, Own, Turn::run> at(r, a.strides, seat, at_step, own, values);
+      Phase::run(at);
+    }
+    if (i + 1 < steps.end) {
+      sync_block();
+      link.publish(n);
+    }
+    // Nobody waits for what goes to memory.
+    if (is_active(i)) {
+      const Position at_step = position(i, now, next);
+      CrewAccessor<Phase, S, Own, Turn::write> at(r, a.strides, seat, at_step, own, values);
+      Phase::run(at);
+    }
+#pragma unroll
+    for (int v = 0; v < kMaxFetched; ++v) values[v] = next_values[v];
+    now = next, next = after_next;
+  }
+  link.leave();
+}
+
+template <class Pass, class Product>
+typename Product::Shape crew_shape(const Recurrence& r, const CudaPlan& plan, int buffers) {
+  using Phase = OnlyPhase<Pass>;
+  constexpr Operand operand = Pass::kOperands[0];
+  const PhaseSize sizes{Phase::kColumns, r.units[Phase::kUnits], operand.parts * r.units[operand.units]};
+  return {sizes, sizeof(typename Product::Operand), plan.crew, plan.rows, buffers};
+}
+
+template <class S, class Shape>
+cudaError_t launch_crew(void (*kernel)(CrewArguments<Shape>), const Run& run, const Shape& shape,
+                        Together together) {
+  const Recurrence& r = run.recurrence;
+  const auto strides = Strides::of(r, run.computed, sizeof(S), sizeof(Compute<S>));
+  CrewArguments<Shape> a{r, run.computed, strides, shape, run.exchange};
+  a.recurrence.counts = run.counts, a.recurrence.offsets = run.offsets;
+  const dim3 blocks(static_cast<unsigned>(ceil_div(r.B, int64_t{shape.rows}) * shape.crew),
+                    static_cast<unsigned>(r.G));
+  return launch(kernel, blocks, CrewShape::kThreads, shape.shared, run.stream, a, together);
+}
+
+}  // namespace rnnfast::cuda

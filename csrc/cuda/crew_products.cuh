@@ -1,0 +1,356 @@
+// The part of a phase's matrix that a member of a crew has (crew_shape.h), times the operand. Weights stay in
+// registers and shared memory for all steps; sums of parts of the operand are left in shared memory.
+#pragma once
+
+#include "crew_shape.h"
+#include "values.cuh"
+
+namespace rnnfast {
+
+// Two 16-bit values, or one rounded to TF32, in a register.
+template <class S>
+__device__ __forceinline__ uint32_t register_of(const S* v) {
+  return *reinterpret_cast<const uint32_t*>(v);
+}
+
+// Puts a value into a register whose number is not known to the compiler.
+template <int kCount, class T>
+__device__ __forceinline__ void set_register(T (&registers)[kCount], int i, const T& v) {
+#pragma unroll
+  for (int at = 0; at < kCount; ++at)
+    if (at == i) registers[at] = v;
+}
+
+// The weights of a member, in the order in which operands are stored.
+template <class Phase, class S>
+class CrewWeights {
+ public:
+  static constexpr int kMostParts = 4;
+
+  // Of a result: where the weights of its sum begin.
+  struct Row {
+    const S* first;
+    bool exists;
+  };
+
+  __device__ CrewWeights(const CrewShape& shape, const Matrix& m, int64_t group, int64_t units, int rank)
+      : shape_(shape),
+        data_(static_cast<const S*>(m.data) + group * m.group),
+        row_(m.row),
+        all_units_(units),
+        first_unit_(static_cast<int64_t>(rank) * shape.units),
+        even_(reinterpret_cast<uintptr_t>(data_) % 16 == 0 && (row_ | all_units_) % 4 == 0) {}
+
+  __device__ __forceinline__ Row row(int result) const {
+    const int column = result / shape_.units;
+    const int64_t unit = first_unit_ + result % shape_.units;
+    const int64_t first = Phase::kTransposed ? unit : (column * all_units_ + unit) * row_;
+    return {data_ + first, result < shape_.results && unit < all_units_};
+  }
+
+  // The first place of some values in a row; how many of them there are.
+  struct Place {
+    int64_t k;
+    int64_t count;
+  };
+
+  // Of values from `from` on of a chunk, up to four, which are of the same part and member: as many as divide
+  // the units of a member.
+  __device__ __forceinline__ Place place(int chunk, int from) const {
+    const int member = chunk / shape_.slice_chunks;
+    const int within = chunk % shape_.slice_chunks * shape_.chunk + from;
+    static_assert(kMostParts == 4);
+    const int part = (within >= shape_.units) + (within >= 2 * shape_.units) + (within >= 3 * shape_.units);
+    const int64_t unit = static_cast<int64_t>(member) * shape_.units + within - part * shape_.units;
+    const bool is = chunk < shape_.chunks && within < shape_.parts * shape_.units;
+    return {part * all_units_ + unit, is ? all_units_ - unit : 0};
+  }
+
+  // Zero where there are none.
+  template <int kCount>
+  __device__ __forceinline__ void read(const Row& row, const Place& place, S (&values)[kCount]) const {
+    struct alignas(kCount * sizeof(S)) Together {
+      S v[kCount];
+    };
+    static_assert(CrewShape::kUnitsApart % kCount == 0);
+    if (!Phase::kTransposed && even_ && row.exists && place.count >= kCount) {
+      const Together all = *reinterpret_cast<const Together*>(row.first + place.k);
+#pragma unroll
+      for (int v = 0; v < kCount; ++v) values[v] = all.v[v];
+      return;
+    }
+#pragma unroll
+    for (int v = 0; v < kCount; ++v)
+      values[v] = row.exists && v < place.count ? row.first[(place.k + v) * (Phase::kTransposed ? row_ : 1)]
+                                                : narrowed<S>(0);
+  }
+
+ private:
+  const CrewShape& shape_;
+  const S* const data_;
+  const int64_t row_, all_units_, first_unit_;
+  const bool even_;  // rows can be read four values at a time
+};
+
+template <class Phase, class S>
+class CrewMma {
+ public:
+  using Shape = CrewMmaShape;
+  using Operand = S;  // float: rounded to TF32
+  using Result = float;
+  static constexpr int kChunk = Shape::kChunkBytes / sizeof(S);
+
+  __device__ static S as_operand(float v) {
+    if constexpr (sizeof(S) == 4) {
+      return rounded_to_tf32(v);
+    } else {
+      return narrowed<S>(v);
+    }
+  }
+
+  __device__ __forceinline__ CrewMma(const Shape& shape, const Matrix& m, int64_t group, int64_t units,
+                                     int rank, void* weights)
+      : shape_(shape),
+        lane_row_(static_cast<int>(threadIdx.x) % 32 / 4),
+        lane_pair_(static_cast<int>(threadIdx.x) % 4) {
+    const int fragments = shape.own_chunks * shape.tiles, beyond = fragments - shape.held_fragments;
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    // Once, and held in registers: quotients and reads of arguments take long.
+    slice_ = warp / shape.groups, group_ = warp % shape.groups;
+    const int left = shape.chunks - first_chunk();
+    count_ = opaque(left < shape.own_chunks ? left : shape.own_chunks);
+    // Columns of the n8 beyond the rows repeat the last row.
+    const int row = lane_row_ < shape.rows ? lane_row_ : shape.rows - 1;
+    apart_ = opaque(shape.rows * kChunk);
+    from_ = opaque(first_chunk() * apart_ + row * kChunk + lane_pair_ * 2 * kPerRegister);
+    to_ = opaque((slice_ * shape.rows + 2 * lane_pair_) * shape.stride + result(0));
+    columns_ = opaque(shape.rows - 2 * lane_pair_);
+    weights_ = static_cast<Fragment*>(weights) + warp * beyond * 32 + static_cast<int>(threadIdx.x) % 32;
+    const CrewWeights<Phase, S> read(shape, m, group, units, rank);
+    if (!works()) return;
+#pragma unroll 2
+    for (int i = 0; i < fragments; ++i) {
+      const Fragment f = fragment(read, i % shape.tiles, i / shape.tiles);
+      if (i < shape.held_fragments) {
+        set_register(held_, i, f);
+      } else {
+        weights_[(i - shape.held_fragments) * 32] = f;
+      }
+    }
+  }
+
+  __device__ __forceinline__ void multiply(const S* operand, float* results) const {
+    if (!works()) return;
+    switch (shape_.tiles) {
+      case 1:
+        return multiply_tiles<1>(operand, results);
+      case 2:
+        return multiply_tiles<2>(operand, results);
+      case 3:
+        return multiply_tiles<3>(operand, results);
+      default:
+        return multiply_tiles<4>(operand, results);
+    }
+  }
+
+ private:
+  static constexpr int kPerRegister = 4 / sizeof(S);
+
+  struct alignas(16) Fragment {
+    uint32_t r[4];
+  };
+  struct alignas(8) Pair {
+    uint32_t r[2];
+  };
+  __device__ __forceinline__ bool works() const { return slice_ < shape_.slices; }
+  __device__ __forceinline__ int first_chunk() const { return slice_ * shape_.own_chunks; }
+  // The result of lane_row_ in one of the warp's tiles.
+  __device__ __forceinline__ int result(int tile) const {
+    return (group_ * shape_.tiles + tile) * 16 + lane_row_;
+  }
+
+  // Registers 0 and 2: the tile's row lane_row_, each half of the terms; 1 and 3: that eight below. Which
+  // terms these are is up to us, as long as operands are read alike: a lane reads those of both its registers
+  // in one piece.
+  __device__ __forceinline__ Fragment fragment(const CrewWeights<Phase, S>& read, int tile, int chunk) const {
+    Fragment f;
+    const auto place = read.place(first_chunk() + chunk, lane_pair_ * 2 * kPerRegister);
+#pragma unroll
+    for (int eight = 0; eight < 2; ++eight) {
+      S values[2 * kPerRegister];
+      read.read(read.row(result(tile) + 8 * eight), place, values);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        alignas(4) S own[kPerRegister];
+#pragma unroll
+        for (int v = 0; v < kPerRegister; ++v) own[v] = as_operand(widened(values[half * kPerRegister + v]));
+        f.r[2 * half + eight] = register_of(own);
+      }
+    }
+    return f;
+  }
+
+  template <int kTiles>
+  __device__ __forceinline__ void multiply_tiles(const S* operand, float* results) const {
+    // Sums that do not wait for each other.
+    constexpr int kChains = kTiles >= 3 ? 1 : 4 / kTiles, kHeldChunks = Shape::kHeld / kTiles;
+    const int count = count_, apart = apart_;
+    const S* from = operand + from_;
+    float sums[kTiles][kChains][4] = {};
+#pragma unroll
+    for (int i = 0; i < kHeldChunks; ++i) {
+      // Instructions that do nothing take as long as others do.
+      if (i > 0 && i % 4 == 0 && i >= count) break;
+      if (i < count) {
+        const Pair b = *reinterpret_cast<const Pair*>(from + i * apart);
+#pragma unroll
+        for (int tile = 0; tile < kTiles; ++tile)
+          mma(sums[tile][i % kChains], held_[i * kTiles + tile].r, b.r, S{});
+      }
+    }
+#pragma unroll 1
+    for (int i = kHeldChunks; i < count; i += kChains) {
+#pragma unroll
+      for (int chain = 0; chain < kChains; ++chain) {
+        if (i + chain < count) {
+          const Pair b = *reinterpret_cast<const Pair*>(from + (i + chain) * apart);
+#pragma unroll
+          for (int tile = 0; tile < kTiles; ++tile) {
+            const Fragment w = weights_[((i + chain - kHeldChunks) * kTiles + tile) * 32];
+            mma(sums[tile][chain], w.r, b.r, S{});
+          }
+        }
+      }
+    }
+    float* to = results + to_;
+#pragma unroll
+    for (int column = 0; column < 2; ++column, to += shape_.stride) {
+      if (column >= columns_) return;
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          float sum = 0;
+#pragma unroll
+          for (int chain = 0; chain < kChains; ++chain) sum += sums[tile][chain][2 * half + column];
+          to[tile * 16 + half * 8] = sum;
+        }
+    }
+  }
+
+  const Shape& shape_;
+  Fragment* weights_ = nullptr;
+  Fragment held_[Shape::kHeld];
+  int slice_, group_;
+  int count_, apart_;        // of chunks: how many; from one to the next
+  int from_, to_, columns_;  // where its operand and its results begin; of these, how many are of a row
+  const int lane_row_, lane_pair_;
+};
+
+template <class Phase, class S>
+class CrewFma {
+  using C = Compute<S>;
+
+ public:
+  using Shape = CrewFmaShape;
+  using Operand = C;
+  using Result = C;
+  static constexpr int kChunk = Shape::kChunkBytes / sizeof(C);
+
+  __device__ static C as_operand(C v) { return v; }
+
+  __device__ __forceinline__ CrewFma(const Shape& shape, const Matrix& m, int64_t group, int64_t units,
+                                     int rank, void* weights)
+      : shape_(shape),
+        weights_(static_cast<Values*>(weights) + threadIdx.x),
+        set_(static_cast<int>(threadIdx.x) % shape.sets),
+        slice_(static_cast<int>(threadIdx.x) / shape.sets) {
+    if (slice_ >= shape.slices) return;
+    const CrewWeights<Phase, S> read(shape, m, group, units, rank);
+#pragma unroll 2
+    for (int i = 0; i < shape.own_chunks * kSums; ++i) {
+      S stored[kChunk];
+      read.read(read.row(set_ * kSums + i % kSums), read.place(chunk(i / kSums), 0), stored);
+      Values w;
+#pragma unroll
+      for (int v = 0; v < kChunk; ++v) w.v[v] = widened(stored[v]);
+      if (i < kHeld * kSums) {
+        set_register(held_, i, w);
+      } else {
+        at(i / kSums, i % kSums) = w;
+      }
+    }
+  }
+
+  __device__ __forceinline__ void multiply(const C* operand, C* results) const {
+    if (slice_ >= shape_.slices) return;
+    switch (shape_.rows) {
+      case 1:
+        return multiply_rows<1>(operand, results);
+      case 2:
+        return multiply_rows<2>(operand, results);
+      case 4:
+        return multiply_rows<4>(operand, results);
+      default:
+        if constexpr (sizeof(C) == 4) return multiply_rows<8>(operand, results);
+    }
+  }
+
+ private:
+  static constexpr int kSums = Shape::kSums, kHeld = Shape::held_for(sizeof(C));
+  struct alignas(16) Values {
+    C v[kChunk];
+  };
+
+  // Neighbours read neighbours.
+  __device__ __forceinline__ int chunk(int i) const { return i * shape_.slices + slice_; }
+  __device__ __forceinline__ Values& at(int i, int sum) const {
+    return weights_[((i - kHeld) * kSums + sum) * (shape_.sets * shape_.slices)];
+  }
+
+  template <int kRows, class Weights>
+  __device__ __forceinline__ void add(const Values* operand, int i, const Weights& weights,
+                                      C (&sums)[kRows][kSums]) const {
+    Values x[kRows];
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) x[row] = operand[chunk(i) * kRows + row];
+#pragma unroll
+    for (int sum = 0; sum < kSums; ++sum) {
+      const Values w = weights(sum);
+#pragma unroll
+      for (int row = 0; row < kRows; ++row)
+#pragma unroll
+        for (int v = 0; v < kChunk; ++v) sums[row][sum] += w.v[v] * x[row].v[v];
+    }
+  }
+
+  template <int kRows>
+  __device__ __forceinline__ void multiply_rows(const C* operand, C* results) const {
+    const auto* from = reinterpret_cast<const Values*>(operand);
+    C sums[kRows][kSums] = {};
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i)
+      if (chunk(i) < shape_.chunks)
+        add<kRows>(from, i, [&](int sum) { return held_[i * kSums + sum]; }, sums);
+#pragma unroll 1
+    for (int i = kHeld; chunk(i) < shape_.chunks; ++i)
+      add<kRows>(from, i, [&](int sum) { return at(i, sum); }, sums);
+    C* to = results + static_cast<int64_t>(slice_) * kRows * shape_.stride + set_ * kSums;
+#pragma unroll
+    for (int row = 0; row < kRows; ++row)
+#pragma unroll
+      for (int first = 0; first < kSums; first += kChunk) {
+        Values some;
+#pragma unroll
+        for (int v = 0; v < kChunk; ++v) some.v[v] = sums[row][first + v];
+        *reinterpret_cast<Values*>(to + row * shape_.stride + first) = some;
+      }
+  }
+
+  const Shape& shape_;
+  Values* const weights_;
+  Values held_[kHeld * kSums];
+  const int set_, slice_;
+};
+
+}  // namespace rnnfast

@@ -1,0 +1,131 @@
+// The sizes of a kernel whose blocks of threads share rows of the batch: each block of a crew has some units,
+// and the weights of their gates for all steps; each needs the whole operand of each step. No CUDA: the
+// planner counts with them, too.
+//
+// An operand is stored as its members' slices, one behind the other; a slice as chunks of what one
+// instruction (mma) or one vector (fma) takes of each row: [chunk][row][value]. So each member's slice is
+// contiguous, and chunks follow each other evenly. Results of the matrix are summed by parts: `slices` of the
+// operand's chunks are multiplied by different threads, which leave [slice][row][result] in shared memory.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "../plan.h"
+
+namespace rnnfast {
+
+constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+struct CrewShape {
+  static constexpr int kThreads = 256, kWarps = kThreads / 32;
+  // Of the operand, in each member's shared memory, besides room for its own slice.
+  static constexpr int kAloneBuffers = 1, kClusterBuffers = 2, kGridBuffers = 1;
+  // Members' units are a multiple of it.
+  static constexpr int kUnitsApart = 4;
+  static constexpr int kMostRows = 8, kMostCrew = 256;
+  static constexpr size_t kBarriers = 128;  // bytes
+
+  int rows, crew, columns, parts, slices = 1;
+  int units, results;       // of a member: units; matrix results of a row
+  int crew_bits = 0;        // 2 to the power of it: as many as there are members, but no more than warps
+  int chunk, slice_chunks;  // values of a row; chunks of a member's slice
+  int chunks, stride = 0;   // of the whole operand; from row to row of results
+  size_t slice_bytes = 0, operand = 0, results_at = 0, weights_at = 0, shared = 0, held = 0;
+  bool possible = false;
+
+ protected:
+  CrewShape(const PhaseSize& p, int crew_size, int rows_of_crew, int chunk_bytes, int value_bytes)
+      : rows(rows_of_crew), crew(crew_size), columns(p.columns) {
+    parts = static_cast<int>(p.inner / p.units);
+    units = static_cast<int>(round_up(ceil_div(p.units, crew), kUnitsApart));
+    results = columns * units;
+    chunk = chunk_bytes / value_bytes;
+    slice_chunks = static_cast<int>(ceil_div(parts * units, chunk));
+    chunks = crew * slice_chunks;
+    slice_bytes = static_cast<size_t>(slice_chunks) * rows * chunk_bytes;
+    operand = static_cast<size_t>(crew) * slice_bytes;
+    while (2 << crew_bits <= std::min(crew, kWarps)) ++crew_bits;
+    possible = p.inner == parts * p.units && rows * units <= kThreads && crew <= kMostCrew;
+  }
+
+  // `buffers` of the operand, and room for slices of one member.
+  void lay_out(int buffers, size_t result_bytes, size_t weights, size_t weights_held) {
+    results_at = kBarriers + buffers * operand + slice_bytes;
+    weights_at = results_at + static_cast<size_t>(slices) * rows * stride * result_bytes;
+    held = weights_held;
+    shared = weights_at + weights - weights_held;
+  }
+};
+
+// A warp has up to four m16 tiles of results, for some of the operand's chunks; the batch's rows are the n8.
+struct CrewMmaShape : CrewShape {
+  static constexpr int kChunkBytes = 32, kMostTiles = 4;
+  static constexpr int kFragmentBytes = 512, kHeld = 24;  // in registers, of a warp
+
+  CrewMmaShape(const PhaseSize& p, int value_bytes, int crew_size, int rows_of_crew, int buffers)
+      : CrewShape(p, crew_size, rows_of_crew, kChunkBytes, value_bytes) {
+    const int all_tiles = static_cast<int>(ceil_div(results, 16));
+    if (all_tiles > kMostTiles * kWarps) {
+      possible = false;
+      return;
+    }
+    // As few instructions of a warp as can be, then as few reads of the operand and of partial results.
+    int64_t least = -1;
+    for (int t = 1; t <= kMostTiles; ++t) {
+      const int g = static_cast<int>(ceil_div(all_tiles, t));
+      if (g > kWarps) continue;
+      const int s = std::min(kWarps / g, chunks), own = static_cast<int>(ceil_div(chunks, s));
+      const int64_t reads = int64_t{g} * chunks * 2 + int64_t{s} * all_tiles * 8;
+      const int64_t cost = int64_t{own} * t * 16 + reads;
+      if (least < 0 || cost < least) least = cost, tiles = t, groups = g, slices = s, own_chunks = own;
+    }
+    // For all results of tiles. Rows and columns of an mma's results lie in different banks.
+    stride = static_cast<int>(round_up(groups * tiles * 16, 32)) + 4;
+    const int fragments = tiles * own_chunks, warps = groups * slices;
+    held_fragments = std::min(fragments, kHeld / tiles * tiles);
+    lay_out(buffers, sizeof(float), static_cast<size_t>(warps) * fragments * kFragmentBytes,
+            static_cast<size_t>(warps) * held_fragments * kFragmentBytes);
+  }
+
+  int tiles = 1, own_chunks = 1, held_fragments = 0;  // of a warp
+  int groups = 1;                                     // of warps with the same tiles
+};
+
+// A thread has four results, for some of the operand's chunks.
+struct CrewFmaShape : CrewShape {
+  static constexpr int kChunkBytes = 16, kSums = 4;
+  // Until a chunk whose weights are in shared memory is there; until a partial result is, as four come at
+  // once.
+  static constexpr int kBeyondCycles = 40, kSliceCycles = 12;
+  // Chunks whose weights a thread keeps in registers, 16 for each. Doubles need more besides.
+  static constexpr int held_for(int value_bytes) { return value_bytes == 8 ? 4 : 5; }
+
+  CrewFmaShape(const PhaseSize& p, int value_bytes, int crew_size, int rows_of_crew, int buffers)
+      : CrewShape(p, crew_size, rows_of_crew, kChunkBytes, value_bytes) {
+    sets = static_cast<int>(ceil_div(results, kSums));
+    if (sets > kThreads || rows * value_bytes > kMostRows * 4) {
+      possible = false;
+      return;
+    }
+    // Few products of a thread, but few partial results to add, too: cycles, of two rows. The same for any
+    // number of rows, whose sums have the same bits.
+    int64_t least = -1;
+    for (int s = 1; s <= std::min(kThreads / sets, chunks); ++s) {
+      const int64_t own = ceil_div(chunks, s), beyond = std::max<int64_t>(own - held_for(value_bytes), 0);
+      const int64_t cost = own * ceil_div(sets * s, 4 * 32) * 2 * kSums * kChunkBytes / 4 +
+                           beyond * (kBeyondCycles + sets * s / 2) + s * kSliceCycles;
+      if (least < 0 || cost < least) least = cost, slices = s, own_chunks = static_cast<int>(own);
+    }
+    // Units of rows, each read by a thread, lie as threads do.
+    stride = results + ((units - results) % 32 + 32) % 32;
+    const size_t vectors = static_cast<size_t>(sets) * slices * kSums * kChunkBytes;
+    lay_out(buffers, value_bytes, vectors * own_chunks,
+            vectors * std::min(own_chunks, held_for(value_bytes)));
+  }
+
+  int sets = 1, own_chunks = 1;  // of threads with the same chunks; of a thread
+};
+
+}  // namespace rnnfast

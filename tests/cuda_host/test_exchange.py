@@ -1,0 +1,74 @@
+"""How crews of blocks hand on states: right as it is, and wrong where a part of it is taken away."""
+
+import shutil
+
+import pytest
+from building import CSRC, HARNESS, HERE, compile_objects, link
+from programs import execute
+
+SANITIZERS = {"none": (), "thread": ("-fsanitize=thread", "-DCUDA_HOST_TSAN")}
+SEEDS = range(12)
+# Of each fault the schedule, the file, and what is put in place of what.
+FAULTS = {
+    "no arrival": ("cluster", "cluster.cuh", "if (threadIdx.x == 0) expect_bytes", "if (false) expect_bytes"),
+    "the other parity": ("cluster", "cluster.cuh", "(n - 1) / 2 % 2", "(n + 1) / 2 % 2"),
+    "one buffer": ("cluster", "cluster.cuh", " % 2 * shape_.operand", " % 1 * shape_.operand"),
+    "a buffer too early": ("cluster", "cluster.cuh", "operands_ + buffer * shape_", "operands_ + n % 2 * shape_"),
+    "no barrier before": ("cluster", "crew.cuh", "sync_block();\n      link.publish", "link.publish"),
+    "a slice after the last": (
+        "cluster",
+        "crew.cuh",
+        "if (i + 1 < steps.end) {\n      sync",
+        "if (true) {\n      sync",
+    ),
+    "no first barrier": ("cluster", "cluster.cuh", "ready() const { sync_cluster(); }", "ready() const {}"),
+    "no waiting for counts": ("grid", "grid.cuh", "static_cast<uint32_t>(n));\n    sync", "0);\n    sync"),
+    "a count too early": ("grid", "grid.cuh", "sync_block();\n    if (threadIdx.x == 0) publish", "publish"),
+    "one buffer in memory": ("grid", "grid.cuh", " % 2 * static_cast", " % 1 * static_cast"),
+}
+# Seen by their results seldom.
+RACES = ("a count too early", "one buffer in memory")
+
+
+@pytest.fixture(scope="module", params=SANITIZERS)
+def program(request, tmp_path_factory):
+    """program(replacement...): a function of a schedule and a seed, with kernels so changed."""
+    flags = ["-O1", "-g1", *SANITIZERS[request.param]]
+
+    def build(*change):
+        directory = tmp_path_factory.mktemp("exchange")
+        sources = shutil.copytree(CSRC, directory / "csrc")
+        if change:
+            name, old, new = change
+            text = (sources / "cuda" / name).read_text()
+            assert old in text
+            (sources / "cuda" / name).write_text(text.replace(old, new))
+        shutil.copy(HERE / "exchange.cu", directory)
+        objects = compile_objects([directory / "exchange.cu", *HARNESS], [f"-I{sources}", *flags], directory)
+        path = link(objects, [f for f in flags if f.startswith("-fsanitize")], directory / "exchange")
+
+        def run(schedule, seed):
+            done = execute([path, schedule, seed])
+            return done.stdout + done.stderr
+
+        return run
+
+    build.sanitizer = request.param
+    return build
+
+
+def test_right(program):
+    run = program()
+    for schedule in ("cluster", "grid"):
+        for seed in SEEDS:
+            assert run(schedule, seed) == "fine\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_wrong(program, fault):
+    schedule, *change = FAULTS[fault]
+    run = program(*change)
+    said = [run(schedule, seed) for seed in SEEDS]
+    if program.sanitizer == "thread" or fault not in RACES:
+        assert any(text != "fine\n" for text in said)
