@@ -80,7 +80,7 @@ class Call:
         self.layer, self.options = getattr(rnnfast, name)(I, H, **own), options
         with torch.no_grad():
             for p in self.layer.parameters():
-                p.add_(0.3 * torch.randn_like(p))
+                p.add_(0.6 / H**0.5 * torch.randn_like(p))  # so that relus do not run away with more units
         lead = self.layer.num_layers * (2 if self.layer.bidirectional else 1)
         self.x = torch.randn(T, B, I, dtype=torch.float64, requires_grad=True)
         self.hx = (

