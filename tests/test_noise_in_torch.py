@@ -30,12 +30,12 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-def make(name, **others):
+def make(name, units=4, **others):
     kind, options = LAYERS[name]
-    layer = getattr(rnnfast, kind)(3, 4, **{"dtype": torch.float64, **options, **others})
+    layer = getattr(rnnfast, kind)(3, units, **{"dtype": torch.float64, **options, **others})
     with torch.no_grad():
         for p in layer.parameters():
-            p.add_(0.2 * torch.randn_like(p))
+            p.add_(0.4 / units**0.5 * torch.randn_like(p))
     return layer
 
 
@@ -146,9 +146,12 @@ def test_exported_programs(name, trains, decomposed):
     assert torch.equal(module(x)[0], module(x)[0]) == (not trains or name not in RANDOM)
 
 
+MANY = 48  # with 16 bits: what is normalised of a few units may be what rounding left of them
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(name, dtype):
-    layer, x = make(name).float(), some_input().float().requires_grad_()
+    layer, x = make(name, MANY).float(), some_input().float().requires_grad_()
     with torch.autocast("cpu", dtype):
         found = results(layer, x)
     assert all(r.dtype == dtype for r in found)
@@ -170,14 +173,16 @@ def test_autocast_that_normalises_in_float32(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_each_dtype(name, dtype):
-    layer, x = make(name), some_input()
+    layer, x = make(name, MANY), some_input()
     expected = results(layer, x)
-    for a, b in zip(results(layer.to(dtype), x.to(dtype)), expected, strict=True):
-        assert a.dtype == dtype
-        torch.testing.assert_close(a.double(), b, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.05)
+    found = results(layer.to(dtype), x.to(dtype))
     with in_plain_torch():
-        for a, b in zip(results(layer, x.to(dtype)), expected, strict=True):
-            torch.testing.assert_close(a.double(), b, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.05)
+        plain = results(layer, x.to(dtype))
+    error = 1e-5 if dtype == torch.float32 else 0.05
+    for a, b, exact in zip(found, plain, expected, strict=True):
+        assert a.dtype == b.dtype == dtype
+        assert (a.double() - exact).norm() <= error * exact.norm()
+        assert (b.double() - exact).norm() <= error * exact.norm()
 
 
 def through_a_file(layer):

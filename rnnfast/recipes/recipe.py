@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import shutil
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,9 @@ def load_model(path: Path, task: str) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"--checkpoint: cannot read {path}: {error.strerror or error}") from None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's guesses at what else the bytes may be
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, *DAMAGE, pickle.UnpicklingError, zipfile.BadZipFile):
         raise UserError(f"--checkpoint: {path} is damaged, or no model of rnnfast's") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
