@@ -12,9 +12,10 @@ __global__ void __launch_bounds__(CrewShape::kThreads, 1) idle_kernel() {}
 
 int clusters_at_once(int size, int64_t shared_memory) {
   int count = 0;
+  const void* kernel = reinterpret_cast<const void*>(idle_kernel);
   const bool allowed =
-      cudaFuncSetAttribute(idle_kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) == cudaSuccess &&
-      cudaFuncSetAttribute(idle_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) == cudaSuccess &&
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                            static_cast<int>(shared_memory)) == cudaSuccess;
   cudaLaunchAttribute attribute;
   attribute.id = cudaLaunchAttributeClusterDimension;
@@ -23,7 +24,7 @@ int clusters_at_once(int size, int64_t shared_memory) {
   config.gridDim = dim3(static_cast<unsigned>(size)), config.blockDim = dim3(CrewShape::kThreads);
   config.dynamicSmemBytes = static_cast<size_t>(shared_memory);
   config.attrs = &attribute, config.numAttrs = 1;
-  if (allowed && cudaOccupancyMaxActiveClusters(&count, idle_kernel, &config) == cudaSuccess) return count;
+  if (allowed && cudaOccupancyMaxActiveClusters(&count, kernel, &config) == cudaSuccess) return count;
   (void)cudaGetLastError();  // there are no clusters of that size
   return 0;
 }
