@@ -47,6 +47,20 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+def read_text(path: Path, option: str) -> str:
+    """A UTF-8 file.
+
+    Raises:
+        UserError: for a file that cannot be read or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{option}: {path} is not UTF-8 (byte {error.start} does not fit)") from None
+    except OSError as error:
+        raise UserError(f"{option}: cannot read {path}: {error.strerror}") from None
+
+
 def needs(module: str, extra: str) -> Any:
     """An optional module, or the line that tells how to install it."""
     try:
@@ -252,6 +266,7 @@ __all__ = [
     "notice",
     "option_name",
     "progress",
+    "read_text",
     "setting",
     "whole_file",
 ]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._program import UserError, needs, notice, progress
+from .._program import UserError, needs, notice, progress, read_text
 from .sets import SETS, DataSet
 
 ADDRESS = "https://raw.githubusercontent.com/{repository}/{commit}/{path}"
@@ -42,13 +42,7 @@ class Found:
             UserError: for a file that cannot be read, is not UTF-8 or holds nothing.
         """
         path = self.files[file]
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"data: {path} is not UTF-8 (byte {error.start} does not fit)") from None
-        except OSError as error:
-            raise UserError(f"data: cannot read {path}: {error.strerror}") from None
-        found = [line.strip() for line in text.splitlines() if line.strip()]
+        found = [line.strip() for line in read_text(path, "data").splitlines() if line.strip()]
         if not found:
             raise UserError(f"data: {path} is empty")
         return found

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._program import UserError, needs
+from .._program import UserError, needs, read_text
 from ..models import CELLS, LanguageModel
 
 BATCH, LENGTH = 64, 50
@@ -76,18 +76,13 @@ class Run(NamedTuple):
         return BATCH * LENGTH / statistics.median(self.seconds)
 
 
-def read_text(path: Path | None) -> str:
+def text_to_learn(path: Path | None) -> str:
     """The given file, or English text that ships with Python: the reference behind its ``help()``."""
     if path is None:
         from pydoc_data.topics import topics
 
         return "\n".join(topics.values())
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"--text: {path} is not UTF-8 (byte {error.start} does not fit)") from None
-    except OSError as error:
-        raise UserError(f"--text: cannot read {path}: {error.strerror}") from None
+    text = read_text(path, "--text")
     if len(text) <= LENGTH + 1:
         raise UserError(f"--text: {path} has {len(text)} characters, expected more than {LENGTH + 1}")
     return text
@@ -151,7 +146,7 @@ def main(options: argparse.Namespace) -> int:
         raise UserError(f"--output: got {options.output}, expected a name that ends in .png, .pdf or .svg")
     if not options.output.absolute().parent.is_dir():
         raise UserError(f"--output: {options.output.absolute().parent} is not a folder")
-    text = Text.of(read_text(options.text))
+    text = Text.of(text_to_learn(options.text))
     print(
         f"{len(text.characters):,} characters, {len(text.alphabet)} different; {torch.get_num_threads()} threads"
     )

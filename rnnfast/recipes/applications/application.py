@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..._program import Program, Result, UserError, main_process, setting
+from ..._program import Program, Result, UserError, main_process, read_text, setting
 from ...models import CELLS
 from ..recipe import DAMAGE, Recipe, load_model
+from ..training import Task
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,22 @@ class Best:
         self.value, self.weights = state["value"], state["weights"]
 
 
+class ChoosingTask(Task):
+    """A task that carries the weights that were best on data it is not trained on."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.best = Best()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best weights."""
+        return self.best.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes them back."""
+        self.best.load_state_dict(state)
+
+
 def is_file(name: str) -> bool:
     """Whether a text, long or with signs that no name has, is the name of a file."""
     try:
@@ -159,18 +176,4 @@ def is_file(name: str) -> bool:
         return False
 
 
-def read_text(path: Path, option: str) -> str:
-    """A UTF-8 file.
-
-    Raises:
-        UserError: for a file that cannot be read or is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{option}: {path} is not UTF-8 (byte {error.start} does not fit)") from None
-    except OSError as error:
-        raise UserError(f"{option}: cannot read {path}: {error.strerror}") from None
-
-
-__all__ = ["Application", "Best", "Prediction", "is_file", "read_text"]
+__all__ = ["Application", "Best", "ChoosingTask", "Prediction", "is_file"]

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..._program import UserError
-from .application import read_text
+from ..._program import UserError, read_text
 
 BEGIN = "-DOCSTART-"
 

@@ -16,8 +16,8 @@ from ...lab.report import table
 from ...models import ReadoutRNN
 from .. import data
 from ..order import Order
-from ..training import Schedule, Task
-from .application import Application, Best, Prediction
+from ..training import Schedule
+from .application import Application, ChoosingTask, Prediction
 from .series import KNOWN, Form, read_column, season_of, seasonal_naive
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def quantiles(model: nn.Module, windows: Tensor) -> Tensor:
     return model(windows)[0][:, -1].unflatten(1, (-1, len(QUANTILES)))
 
 
-class ForecastTask(Task):
+class ForecastTask(ChoosingTask):
     r"""Quantile regression (Koenker and Bassett, "Regression quantiles", Econometrica 46, 1978):
 
     .. math::
@@ -70,7 +70,6 @@ class ForecastTask(Task):
         super().__init__(model)
         self.windows, self.targets, self.kept, self.left_out = windows, targets, kept, left_out
         self.order = Order(len(kept), batch_size, seed)
-        self.best = Best()
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Windows and targets."""
@@ -93,14 +92,6 @@ class ForecastTask(Task):
         """Quantiles (B, H, Q) of the rows left out."""
         place = next(self.model.parameters()).device
         return quantiles(self.model, self.windows[self.left_out].to(place)).cpu()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The best weights."""
-        return self.best.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes them back."""
-        self.best.load_state_dict(state)
 
 
 def pinball(found: Tensor, targets: Tensor) -> Tensor:

@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..._program import Result, UserError, setting
+from ..._program import Result, UserError, read_text, setting
 from ...lab.figures import panels
 from ...models import LanguageModel, detached
 from .. import data
 from ..training import Progress, Schedule, Task, generator
 from ..vocabulary import UNKNOWN, Vocabulary
-from .application import Application, Prediction, read_text
+from .application import Application, Prediction
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,9 +15,9 @@ from ...lab.figures import panels
 from ...models import recurrent_layer, run, valid
 from .. import data
 from ..order import Order
-from ..training import Schedule, Task, generator
+from ..training import Schedule, generator
 from . import chorales
-from .application import Application, Best, Prediction
+from .application import Application, ChoosingTask, Prediction
 from .chorales import LOWEST, NOTES
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def network(settings: dict[str, Any]) -> NotesModel:
     return NotesModel(settings["hidden_size"], **{name: settings[name] for name in names})
 
 
-class MusicTask(Task):
+class MusicTask(ChoosingTask):
     """Whole chorales, each transposed at random.
 
     Args:
@@ -87,7 +87,6 @@ class MusicTask(Task):
         super().__init__(model)
         self.train_on, self.held_out, self.seed, self.transpose = train, held_out, seed, transpose
         self.order = Order(len(train), batch_size, seed, torch.tensor([len(c) for c in train]))
-        self.best = Best()
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Frames (B, T, 88), zero beyond lengths (B,)."""
@@ -117,14 +116,6 @@ class MusicTask(Task):
         place = next(self.model.parameters()).device
         total, count = self.loss(self.model, (frames.to(place), lengths.to(place)))
         return float(total) / count
-
-    def state_dict(self) -> dict[str, Any]:
-        """The best weights."""
-        return self.best.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes them back."""
-        self.best.load_state_dict(state)
 
 
 def nats(logits: Tensor, frames: Tensor, lengths: Tensor) -> Tensor:

@@ -17,10 +17,10 @@ from ...lab.report import table
 from ...models import Tagger
 from .. import data
 from ..order import Order
-from ..training import Schedule, Task, generator
+from ..training import Schedule, generator
 from ..vocabulary import Vocabulary
 from . import entities
-from .application import Application, Best, Prediction
+from .application import Application, ChoosingTask, Prediction
 from .entities import Tagged
 from .sentences import Spelt, SpeltEmbedding, hide
 
@@ -99,7 +99,7 @@ class Coded:
         return pad(words, batch_first=True), lengths, pad(tags, batch_first=True)
 
 
-class NerTask(Task):
+class NerTask(ChoosingTask):
     """Sentences of like lengths, some of their words hidden.
 
     Args:
@@ -122,7 +122,6 @@ class NerTask(Task):
         self.train_on, self.dev, self.names, self.seed, self.hidden = train, dev, names, seed, hidden
         lengths = torch.tensor([len(tags) for tags in train.tags])
         self.order = Order(len(lengths), batch_size, seed, lengths)
-        self.best = Best()
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Words, lengths and tags."""
@@ -141,14 +140,6 @@ class NerTask(Task):
         found = f1(truth, tagged(self.model, self.dev.words, self.names))["F1"]
         self.best.note(self.model, -found)
         return {"F1": found}
-
-    def state_dict(self) -> dict[str, Any]:
-        """The best weights."""
-        return self.best.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes them back."""
-        self.best.load_state_dict(state)
 
 
 def tagged(model: Any, sentences: list[Tensor], names: list[str]) -> list[list[str]]:

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._program import UserError
-from .application import read_text
+from ..._program import UserError, read_text
 
 # Of each series that is known: file, column, steps of a season, what is measured.
 KNOWN = {
