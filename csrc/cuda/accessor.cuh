@@ -36,42 +36,35 @@ RNNFAST_INLINE Step step_of(const Recurrence& r, bool descending, int64_t step) 
   return s;
 }
 
-// A group at a step, from the row on that a schedule counts its rows from: its streams, and which rows take
-// part. The same for all threads of a block, so that little is left for each to compute. Absent streams are
-// null.
+// A group at a step: its streams, null where absent, and which rows enter and leave.
 struct Window {
   char* streams[3][kMaxStreams];
   // In the dtype that values are computed in: what was computed ahead of a phase's steps (Phase::kAhead), or
   // the squares of what it records (Phase::kRecords).
   char* computed;
   int64_t rows[kMaxStreams], computed_row;
-  int64_t active, entering, leaving;  // rows before it; rows from these on
+  int64_t entering, leaving;  // rows from these on
 
   __device__ __forceinline__ Window(const Recurrence& r, const Stream& computed_stream, const Step& step,
-                                    int64_t group, int64_t first_row, int value_bytes, int computed_bytes) {
+                                    int64_t group, int value_bytes, int computed_bytes)
+      : entering(step.entering), leaving(step.leaving) {
 #pragma unroll
     for (int i = 0; i < kMaxStreams; ++i) {
 #pragma unroll
       for (int which = 0; which < 3; ++which)
-        streams[which][i] = place(r, r.streams[i], step, which, group, first_row, value_bytes);
+        streams[which][i] = place(r, r.streams[i], step, which, group, value_bytes);
       rows[i] = r.streams[i].row;
     }
-    computed = place(r, computed_stream, step, Step::kNow, group, first_row, computed_bytes);
+    computed = place(r, computed_stream, step, Step::kNow, group, computed_bytes);
     computed_row = computed_stream.row;
-    active = rows_from(first_row, step.end), entering = rows_from(first_row, step.entering);
-    leaving = rows_from(first_row, step.leaving);
   }
 
  private:
-  __device__ __forceinline__ static int64_t rows_from(int64_t first_row, int64_t end) {
-    return end > first_row ? end - first_row : 0;
-  }
-
   __device__ __forceinline__ static char* place(const Recurrence& r, const Stream& s, const Step& step,
-                                                int which, int64_t group, int64_t first_row, int bytes) {
+                                                int which, int64_t group, int bytes) {
     if (!s.data) return nullptr;
     const int64_t of_step = r.offsets ? step.offset[which] * s.row : step.t[which] * s.step;
-    return static_cast<char*>(s.data) + (group * s.group + of_step + first_row * s.row) * bytes;
+    return static_cast<char*>(s.data) + (group * s.group + of_step) * bytes;
   }
 };
 
@@ -92,14 +85,11 @@ class Accessor {
   //   put(operand, v, unit, part) hands v to matrices
   //   carry(i), keep(i, v)
   //   add(i, v), sum(i)           where the phase has statistics, or the one before
-  //
-  // row: counted from first_row, that of the window.
-  __device__ __forceinline__ Accessor(const Recurrence& r, const Window& window, int64_t group,
-                                      int64_t first_row, int64_t row, int64_t unit, Own& own)
+  __device__ __forceinline__ Accessor(const Recurrence& r, const Window& window, int64_t group, int64_t row,
+                                      int64_t unit, Own& own)
       : r_(r),
         window_(window),
         group_(group),
-        first_row_(first_row),
         row_(row),
         unit_(unit),
         units_(r.units[Phase::kUnits]),
@@ -197,7 +187,7 @@ class Accessor {
   // The upper 24 bits of two random words (philox.h).
   __device__ __forceinline__ Bits random(uint32_t step) const {
     const uint64_t key = static_cast<uint64_t>(r_.noise.seed[0]);
-    uint64_t c[4] = {static_cast<uint32_t>(unit_), static_cast<uint32_t>(first_row_ + row_), step,
+    uint64_t c[4] = {static_cast<uint32_t>(unit_), static_cast<uint32_t>(row_), step,
                      place_of_group(r_.noise.seed, group_)};
     philox(c, static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32),
            [](uint64_t a, uint32_t m) { return static_cast<uint64_t>(static_cast<uint32_t>(a)) * m; });
@@ -215,7 +205,7 @@ class Accessor {
 
   __device__ __forceinline__ S* at_end(int end) const {
     const End& e = r_.ends[end];
-    return static_cast<S*>(e.data) + group_ * e.group + (first_row_ + row_) * e.row + unit_;
+    return static_cast<S*>(e.data) + group_ * e.group + row_ * e.row + unit_;
   }
   __device__ __forceinline__ C read_end(int end) const {
     return r_.ends[end].data ? widened(*at_end(end)) : C(0);
@@ -223,7 +213,7 @@ class Accessor {
 
   const Recurrence& r_;
   const Window& window_;
-  const int64_t group_, first_row_;
+  const int64_t group_;
   const int64_t row_, unit_, units_;
   Own& own_;
   const bool entering_, leaving_;

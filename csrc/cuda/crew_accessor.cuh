@@ -29,13 +29,11 @@ struct Strides {
   }
 };
 
-// A unit of a row: its values at position 0, and the steps, in order of processing, at which the row is
-// active.
+// A unit of a row: its values at position 0.
 template <class S>
 struct Seat {
   int64_t group, row;
   int unit, units;
-  int entering, leaving;
   char *streams[kMaxStreams], *computed;
 
   __device__ __forceinline__ Seat(const Recurrence& r, const Stream& computed_stream, int64_t of_group,

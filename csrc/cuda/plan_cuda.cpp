@@ -135,13 +135,13 @@ Room room(CudaSchedule schedule) {
 
 // Takes a plan for crews of that size, if it may serve and is the fastest so far.
 template <class Shape>
-void consider(Candidate& c, const CudaProblem& p, int crew, int rows) {
+void consider(Candidate& c, const CudaProblem& p, const PhaseSize& phase, int crew, int rows) {
   const CudaSchedule schedule = c.plan.schedule;
   const int bytes = c.plan.arithmetic == Arithmetic::mma ? storage_bytes(p.dtype) : compute_bytes(p.dtype);
   const int buffers = schedule == CudaSchedule::cluster ? CrewShape::kClusterBuffers
                       : schedule == CudaSchedule::grid  ? CrewShape::kGridBuffers
                                                         : CrewShape::kAloneBuffers;
-  const Shape shape(phase_sizes(p)[0], bytes, crew, rows, buffers);
+  const Shape shape(phase, bytes, crew, rows, buffers);
   if (!shape.possible || static_cast<int64_t>(shape.shared) > p.limits.shared_memory) return;
   const int64_t crews = ceil_div(p.B, int64_t{rows}) * p.G, taken = turns(p, schedule, crew, crews);
   if (c.plan.crew == 0) c.obstacle = room(schedule).blocks;
@@ -185,13 +185,14 @@ Candidate candidate(const CudaProblem& p, CudaSchedule schedule) {
   c.obstacle = obstacle(p, schedule);
   if (!c.obstacle.empty()) return c;
   c.obstacle = room(schedule).weights;
+  const PhaseSize phase = phase_sizes(p)[0];
   for (const int rows : {1, 2, 4, CrewShape::kMostRows}) {
     if (p.wish_rows && rows != *p.wish_rows) continue;
     for (const int crew : crew_sizes(p, schedule, rows)) {
       if (c.plan.arithmetic == Arithmetic::mma) {
-        consider<CrewMmaShape>(c, p, crew, rows);
+        consider<CrewMmaShape>(c, p, phase, crew, rows);
       } else {
-        consider<CrewFmaShape>(c, p, crew, rows);
+        consider<CrewFmaShape>(c, p, phase, crew, rows);
       }
     }
   }

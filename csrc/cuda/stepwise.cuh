@@ -57,12 +57,13 @@ struct StepwiseOwn {
 
 constexpr int kStepThreads = 256;
 
-// A unit of a row at a phase.
+// A unit of a row at a phase. The window is made anew for each: kept for all units of a row, its pointers
+// would spill.
 template <class Phase, class S, class Own>
 __device__ __forceinline__ void run_unit(const StepArguments& a, const Step& step, int64_t group, int64_t row,
                                          Own& own) {
-  const Window window(a.recurrence, a.computed, step, group, 0, sizeof(S), sizeof(Compute<S>));
-  Accessor<Phase, S, Own> at(a.recurrence, window, group, 0, row, own.unit, own);
+  const Window window(a.recurrence, a.computed, step, group, sizeof(S), sizeof(Compute<S>));
+  Accessor<Phase, S, Own> at(a.recurrence, window, group, row, own.unit, own);
   Phase::run(at);
 }
 
