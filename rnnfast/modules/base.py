@@ -311,11 +311,12 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
         recompute = self.recompute and (noise is not None or not self.mode.startswith("RNN"))
         every = self.checkpoint_every or (sys.maxsize if recompute else None)
         seed = draw_seed(x.device) if noise is not None and self.training else None
-        states = all_c or (batch is not None and batch.has_all_c and self.mode == "LSTM")
-        options = (*layout, states, self.bptt_clip, note, every, stretches, noise, seed)
         run: Any = partial(self._recurrence, layer)
+        states = all_c
         if isinstance(batch, masked.MaskedBatch):
             run = partial(batch.recurrence, run, all_c=all_c)
+            states = self.mode == "LSTM"  # its last c is one of all
+        options = (*layout, states, self.bptt_clip, note, every, stretches, noise, seed)
         directions = "forward and reverse" if self.bidirectional else "forward"
         name = f"rnnfast.{type(self).__name__} layer {layer}, {directions}"
         with profiler.record_function(name) if profiler._is_profiler_enabled else nullcontext():

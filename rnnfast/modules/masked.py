@@ -36,7 +36,6 @@ class MaskedBatch:
     """
 
     table = None
-    has_all_c = True  # an LSTM's last c is one of those
 
     def __init__(self, input: Tensor, batch_first: bool, bidirectional: bool, lengths: Tensor) -> None:
         rows, steps = input.shape[:2] if batch_first else (input.size(1), input.size(0))

@@ -76,8 +76,6 @@ class Batch:
         lengths, reset: as a layer's forward takes them; packs: whether the layers run over packed batches only.
     """
 
-    has_all_c = False
-
     def __init__(
         self, input: Tensor, batch_first: bool, bidirectional: bool, lengths: Any, reset: Any, packs: bool
     ) -> None:

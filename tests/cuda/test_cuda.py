@@ -36,7 +36,6 @@ def ieee():
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     # cuDNN's layers are not deterministic by torch's count.
     torch.use_deterministic_algorithms(True, warn_only=True)
-    random.seed(torch.initial_seed())
     # Backward passes in this thread, where plans are forced.
     with torch.autograd.set_multithreading_enabled(False):
         yield

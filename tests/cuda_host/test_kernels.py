@@ -34,7 +34,6 @@ def wish(operators, schedule, crews=CREWS):
 def on_host(operators, monkeypatch):
     """Everything that asks for the operators gets those of the CUDA kernels."""
     operators.set_seed(torch.initial_seed() % 2**31)
-    random.seed(torch.initial_seed())
     monkeypatch.setattr(problems, "op", operators)
     for name, operator in {"op": "recurrence", "op_bptt": "recurrence_bptt", "op_cell": "cell"}.items():
         monkeypatch.setattr(_autograd, name, getattr(operators, operator).default)
