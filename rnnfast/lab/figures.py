@@ -10,6 +10,7 @@ from .._program import needs
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 # The same in every figure.
 COLORS = {
@@ -53,4 +54,16 @@ def band(axes: Axes, x: Sequence[float], seeds: Sequence[Sequence[float]], label
         axes.fill_between(x, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, linewidth=0)
 
 
-__all__ = ["COLORS", "HEIGHT", "WIDTH", "band", "panels"]
+def draw_attention(axes: Axes, weights: Tensor, source: Sequence[str], target: Sequence[str]) -> None:
+    """Weights (T, S) of what is looked at, S, when each of T is written, with the names of both."""
+    axes.grid(False)
+    image = axes.imshow(weights.numpy(), vmin=0, vmax=1, cmap="magma", aspect="auto")
+    axes.set_xticks(range(len(source)), source)
+    for label in axes.get_xticklabels():
+        label.set_rotation(90 if len(label.get_text()) > 1 else 0)
+    axes.tick_params(axis="x", length=0)
+    axes.set_yticks(range(len(target)), target)
+    axes.figure.colorbar(image, ax=axes, label="attention")
+
+
+__all__ = ["COLORS", "HEIGHT", "WIDTH", "band", "draw_attention", "panels"]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..._program import Result, setting
-from ...lab.figures import panels
+from ...lab.figures import draw_attention, panels
 from ...lab.report import table
 from ...models import CELLS, Seq2Seq
 from ..recipe import Recipe
@@ -138,7 +138,7 @@ class Dates(Recipe):
         }
         figures = {"exact": lambda: draw_matches(matches)}
         if self.attention != "none":
-            figures["attention"] = lambda: draw_attention(task)
+            figures["attention"] = lambda: draw_example(task)
         return Result("\n".join(lines), data, figures)
 
     def model(self, calendar: Calendar) -> Seq2Seq:
@@ -185,7 +185,7 @@ def draw_matches(matches: dict[Form, float]) -> Figure:
     return figure
 
 
-def draw_attention(task: DatesTask) -> Figure:
+def draw_example(task: DatesTask) -> Figure:
     """Where the decoder looks when it writes each character of an example."""
     calendar, model = task.calendar, task.model
     locale = next(iter(calendar.locales))
@@ -195,17 +195,11 @@ def draw_attention(task: DatesTask) -> Figure:
     (answer,) = task.convert([text], locale)
     target = torch.tensor([calendar.target.encode([START, *answer])], device=place)
     seq2seq: Any = model
-    weights = seq2seq.weights(source, target)[0].cpu().numpy()
+    weights = seq2seq.weights(source, target)[0].cpu()
     figure, (axes,) = panels()
-    axes.grid(False)
-    image = axes.imshow(weights, vmin=0, vmax=1, cmap="magma", aspect="auto")
-    axes.set_xticks(range(1 + len(text)), [f"<{locale}>", *text])
-    axes.tick_params(axis="x", length=0)
-    axes.get_xticklabels()[0].set_rotation(90)
-    axes.set_yticks(range(1 + len(answer)), [*answer, "end"])
+    draw_attention(axes, weights, [f"<{locale}>", *text], [*answer, "end"])
     axes.set(xlabel="source character", ylabel="character written", title=f"{text} to {answer}")
-    figure.colorbar(image, label="attention")
     return figure
 
 
-__all__ = ["Dates", "DatesTask", "draw_attention", "draw_matches"]
+__all__ = ["Dates", "DatesTask", "draw_example", "draw_matches"]
