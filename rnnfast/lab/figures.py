@@ -26,6 +26,7 @@ COLORS = {
     "rnn-skip": "C5",
     "rnn-attention": "C7",
 }
+LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue (ITU-R BT.709)
 WIDTH, HEIGHT = 8.0, 4.5  # inches: 800 pixels wide at 100 to the inch
 
 
@@ -66,4 +67,29 @@ def draw_attention(axes: Axes, weights: Tensor, source: Sequence[str], target: S
     axes.figure.colorbar(image, ax=axes, label="attention")
 
 
-__all__ = ["COLORS", "HEIGHT", "WIDTH", "band", "draw_attention", "panels"]
+def write_words(axes: Axes, rows: Sequence[Sequence[tuple[str, Any]]], beside: int = 0) -> tuple[int, float]:
+    """Rows of words, each on a ground of its color, or of none.
+
+    Args:
+        beside: signs to leave free on the right.
+
+    Returns:
+        Where in x these begin, and the size of the letters.
+    """
+    to_rgb = needs("matplotlib.colors", "lab").to_rgb
+    widest = max(sum(len(word) + 1 for word, _ in row) for row in rows)
+    size = min(9.0, 9.0 * 75 / (widest + beside))
+    for y, row in enumerate(rows):
+        place = 0
+        for word, color in row:
+            dark = color is not None and sum(w * c for w, c in zip(LUMINANCE, to_rgb(color), strict=True)) < 0.4
+            ground = None if color is None else dict(facecolor=color, edgecolor="none", pad=1.5)
+            ink = "white" if dark else "black"
+            axes.text(place, y, word, family="monospace", size=size, va="center", color=ink, bbox=ground)
+            place += len(word) + 1
+    axes.set(xlim=(-1, widest + beside), ylim=(len(rows) - 0.4, -0.6), xticks=[], yticks=[])
+    axes.grid(False)
+    return widest + 1, size
+
+
+__all__ = ["COLORS", "HEIGHT", "WIDTH", "band", "draw_attention", "panels", "write_words"]

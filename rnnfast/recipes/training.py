@@ -163,12 +163,16 @@ class Trainer:
             UserError: for a checkpoint that does not fit or is damaged, or a loss that is no number.
             KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
         """
-        run = _Run(self, task, schedule, name)
+        run = self.begin(task, schedule, name)
         with Interrupt() as interrupt:
             run.go(interrupt)
         task.model = self.accelerator.unwrap_model(run.model, keep_fp32_wrapper=False).eval()
         self.accelerator.free_memory()
         return run.done
+
+    def begin(self, task: Task, schedule: Schedule, name: str) -> _Run:
+        """A training whose steps the caller takes."""
+        return _Run(self, task, schedule, name)
 
 
 class _Run:

@@ -169,7 +169,10 @@ class PredictLanguage(Prediction):
         numbers: dict[str, Any] = {"beginning": begin, "continuation": added}
         if len(tokens) > 1:
             numbers["nats per token of the beginning"] = float(surprise(models[0], tokens).mean())
-        return Result(begin + added, numbers)
+        pieces = type(self).split(begin + added)
+        nats = surprise(models[0], torch.tensor(vocabulary.encode(pieces)))
+        title = f"After {pieces[0]!r}: how unexpected each token is"
+        return Result(begin + added, numbers, {"surprise": partial(draw_surprise, pieces[1:], nats, title)})
 
 
 def continued(
@@ -317,7 +320,7 @@ def draw_curve(progress: Progress, name: str) -> Figure:
 
 
 def draw_surprise(pieces: list[str], nats: Tensor, title: str, rows: int = 16, width: int = 56) -> Figure:
-    """The beginning of the held-out text, each token on a ground the darker the less it was expected."""
+    """The beginning of a text, each token on a ground the darker the less it was expected."""
     figure, (axes,) = panels(height=5.5)
     axes.grid(False)
     ground = torch.zeros(rows, width)
@@ -339,7 +342,7 @@ def draw_surprise(pieces: list[str], nats: Tensor, title: str, rows: int = 16, w
     figure.colorbar(image, label="nats per character", shrink=0.8)
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set(xlabel="held-out text, from left to right", ylabel="lines", title=title)
+    axes.set(xlabel="text, from left to right", ylabel="lines", title=title)
     return figure
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._program import Result, needs, setting
-from ...lab.figures import panels
+from ...lab.figures import panels, write_words
 from ...lab.report import table
 from ...models import Tagger
 from .. import data
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 FILE = "wikigold.conll.txt"
 WORD = re.compile(r"\w+(?:[-'\u2019.&]\w+)*|[^\w\s]")
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])|\n+")
+SHOWN, A_LINE = 20, 14  # sentences of a picture, words of its lines
 WITHOUT, WITH = "without CRF", "with CRF"
 
 
@@ -213,7 +214,9 @@ class PredictNer(Prediction):
             {"words": words, "tags": row, "entities": [{"text": e, "kind": k} for e, k in each]}
             for words, row, each in zip(sentences, tags, found, strict=True)
         ]
-        return Result("\n".join(lines), {"sentences": numbers})
+        shown = list(zip(sentences, tags, strict=True))[:SHOWN]
+        figures = {"entities": partial(draw_entities, shown, names)} if shown else {}
+        return Result("\n".join(lines), {"sentences": numbers}, figures)
 
 
 @dataclass(frozen=True)
@@ -288,6 +291,21 @@ def examples(test: list[Tagged], found: list[list[str]], count: int = 4) -> list
             for about, row in (("there", there), ("found", spans(sentence.words, tags))):
                 lines.append(f"  {about}: " + ("; ".join(f"{e} {k}" for e, k in row) or "none"))
     return lines
+
+
+def draw_entities(sentences: list[tuple[list[str], list[str]]], names: list[str]) -> Figure:
+    """Sentences and their tags: entities on grounds that tell their kinds."""
+    kinds = sorted({name[2:] for name in names if name != "O"})
+    colors = {kind: f"C{i}" for i, kind in enumerate(kinds)}
+    pairs = [list(zip(words, tags, strict=True)) for words, tags in sentences]
+    lines = [row[i : i + A_LINE] for row in pairs for i in range(0, len(row), A_LINE)]
+    figure, (axes,) = panels(height=1.6 + 0.32 * len(lines))
+    write_words(axes, [[(word, colors.get(tag[2:])) for word, tag in line] for line in lines])
+    for kind, color in colors.items():
+        axes.plot([], [], "s", color=color, label=kind)
+    axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=len(kinds))
+    axes.set(xlabel="words", ylabel="sentences", title="Entities found")
+    return figure
 
 
 def draw(judged: dict[str, Any], model: EntityModel, names: list[str]) -> Figure:

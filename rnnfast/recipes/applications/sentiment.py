@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..._program import Result, needs, setting
-from ...lab.figures import panels
+from ...lab.figures import panels, write_words
 from ...lab.report import table
 from ...models import recurrent_layer, run, valid
 from .. import data
@@ -299,23 +299,15 @@ class Sentiment(Application):
 def draw_words(rows: list[tuple[list[str], float, list[float]]], title: str) -> Figure:
     """Sentences, each word on a ground that tells whether it speaks for positive or negative, and the outcome."""
     figure, (axes,) = panels(height=1.6 + 0.42 * len(rows))
-    axes.grid(False)
-    widest = max(sum(len(word) + 1 for word in words) for words, _, _ in rows)
-    size = min(9.0, 9.0 * 75 / (widest + 16))
     colors: Any = needs("matplotlib", "recipes").colormaps["RdYlGn"]
-    for row, (words, p, weights) in enumerate(rows):
-        place = 0
-        for word, weight in zip(words, weights, strict=True):
-            shade = max(-0.5, min(0.5, weight / 6))
-            ground = dict(facecolor=colors(0.5 + shade), edgecolor="none", pad=1.5)
-            color = "white" if abs(shade) > 0.35 else "black"
-            axes.text(place, row, word, family="monospace", size=size, va="center", color=color, bbox=ground)
-            place += len(word) + 1
-        axes.text(widest + 1, row, f"{SENTIMENTS[p > 0.5]} {max(p, 1 - p):.0%}", size=size, va="center")
-    axes.set(xlim=(-1, widest + 16), ylim=(len(rows) - 0.4, -0.6), title=title)
-    axes.set(xlabel="red: speaks for negative, green: for positive", ylabel="sentences")
-    axes.set_xticks([])
-    axes.set_yticks([])
+    shades = [
+        [(word, colors(0.5 + max(-0.5, min(0.5, w / 6)))) for word, w in zip(words, weights, strict=True)]
+        for words, _, weights in rows
+    ]
+    right, size = write_words(axes, shades, beside=16)
+    for row, (_, p, _) in enumerate(rows):
+        axes.text(right, row, f"{SENTIMENTS[p > 0.5]} {max(p, 1 - p):.0%}", size=size, va="center")
+    axes.set(xlabel="red: speaks for negative, green: for positive", ylabel="sentences", title=title)
     return figure
 
 
