@@ -31,7 +31,7 @@ class ClusterLink {
   // Ends: all members run, since they are of one cluster, and take part in the same steps; none waits for
   // step n without having published for it, which waits for nothing but the operand of step n - 1.
   __device__ __forceinline__ const void* await(int n) const {
-    if (n > 0) await_phase(barriers_ + n % 2, static_cast<uint32_t>((n - 1) / 2 % 2));
+    if (n > 0) await_phase(barriers_ + n % 2, static_cast<uint32_t>((n - 1) / 2 % 2), {"cluster", n});
     return operands_ + n % 2 * shape_.operand;
   }
 

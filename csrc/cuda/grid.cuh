@@ -34,7 +34,7 @@ class GridLink {
   __device__ __forceinline__ const void* await(int n) const {
     if (n == 0) return operand_;
     if (static_cast<int>(threadIdx.x) < shape_.crew)
-      await_count(counts_ + threadIdx.x, static_cast<uint32_t>(n));
+      await_count(counts_ + threadIdx.x, static_cast<uint32_t>(n), {"grid", n});
     sync_block();
     const auto* from =
         reinterpret_cast<const Vector16*>(operands_ + n % 2 * static_cast<int64_t>(shape_.operand));

@@ -13,6 +13,10 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#if defined(RNNFAST_PATIENCE)
+#include <cstdio>
+#endif
+
 namespace rnnfast {
 
 __device__ __forceinline__ void* shared_memory() {
@@ -75,6 +79,30 @@ __device__ __forceinline__ float rounded_to_tf32(float v) {
   return __uint_as_float(bits);
 }
 
+// Time passes between two looks at what is waited for. A wait without end would be a fault of the kernels:
+// built with -DRNNFAST_PATIENCE=CYCLES (RNNFAST_NVCCFLAGS; a clock of 1.8 GHz has as many in a second),
+// waiters give up then, say who they are, and end the launch with an error.
+class Patience {
+ public:
+#if defined(RNNFAST_PATIENCE)
+  __device__ __forceinline__ explicit Patience(const Waiter& waiter) : waiter_(waiter), begin_(clock64()) {}
+  __device__ __forceinline__ void pause() const {
+    __nanosleep(20);
+    if (clock64() - begin_ < static_cast<long long>(RNNFAST_PATIENCE)) return;
+    printf("rnnfast: %s: block (%u, %u), thread %u waits in vain for step %d\n", waiter_.link, blockIdx.x,
+           blockIdx.y, threadIdx.x, waiter_.step);
+    __trap();
+  }
+
+ private:
+  const Waiter waiter_;
+  const long long begin_;
+#else
+  __device__ __forceinline__ explicit Patience(const Waiter&) {}
+  __device__ __forceinline__ void pause() const { __nanosleep(20); }
+#endif
+};
+
 // Blocks of a cluster, which see each other's shared memory. They need sm_90.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 // Shared memory of any block of the cluster.
@@ -124,7 +152,8 @@ __device__ __forceinline__ void write_async(ClusterAddress to, const Vector16& f
       : "memory");
 }
 // Until the phase of that parity is over: they have 0 and 1 in turns.
-__device__ __forceinline__ void await_phase(ByteBarrier* b, uint32_t parity) {
+__device__ __forceinline__ void await_phase(ByteBarrier* b, uint32_t parity, const Waiter& waiter) {
+  const Patience patience(waiter);
   uint32_t over = 0;
   while (true) {
     // It sleeps by itself, for some time. What it acquires lies in this block's shared memory.
@@ -136,7 +165,7 @@ __device__ __forceinline__ void await_phase(ByteBarrier* b, uint32_t parity) {
         : "r"(shared_address(b)), "r"(parity)
         : "memory");
     if (over) return;
-    __nanosleep(20);
+    patience.pause();
   }
 }
 #endif
@@ -147,7 +176,8 @@ __device__ __forceinline__ void publish_count(uint32_t* to, uint32_t count) {
   asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(__cvta_generic_to_global(to)), "r"(count)
                : "memory");
 }
-__device__ __forceinline__ void await_count(const uint32_t* from, uint32_t count) {
+__device__ __forceinline__ void await_count(const uint32_t* from, uint32_t count, const Waiter& waiter) {
+  const Patience patience(waiter);
   while (true) {
     uint32_t seen;
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
@@ -155,7 +185,7 @@ __device__ __forceinline__ void await_count(const uint32_t* from, uint32_t count
                  : "l"(__cvta_generic_to_global(from))
                  : "memory");
     if (static_cast<int32_t>(seen - count) >= 0) return;
-    __nanosleep(20);
+    patience.pause();
   }
 }
 // Past the first-level cache, which may hold what was there before.

@@ -16,4 +16,10 @@ struct alignas(16) Vector16 {
   uint32_t v[4];
 };
 
+// Who waits for others: by which link, and for the operand of which step.
+struct Waiter {
+  const char* link;
+  int step;
+};
+
 }  // namespace rnnfast

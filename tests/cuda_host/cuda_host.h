@@ -148,12 +148,12 @@ inline void write_async(ClusterAddress to, const Vector16& from, ClusterAddress 
 #endif
   cuda_host::write_async(to, from, reinterpret_cast<uint64_t*>(barrier), place);
 }
-inline void await_phase(ByteBarrier* b, uint32_t parity, CUDA_HOST_PLACE("await_phase")) {
+inline void await_phase(ByteBarrier* b, uint32_t parity, const Waiter&, CUDA_HOST_PLACE("await_phase")) {
   cuda_host::await_phase(&b->state, parity, place);
 }
 
 inline void publish_count(uint32_t* to, uint32_t count) { __atomic_store_n(to, count, __ATOMIC_RELEASE); }
-inline void await_count(const uint32_t* from, uint32_t count, CUDA_HOST_PLACE("await_count")) {
+inline void await_count(const uint32_t* from, uint32_t count, const Waiter&, CUDA_HOST_PLACE("await_count")) {
   while (static_cast<int32_t>(__atomic_load_n(from, __ATOMIC_ACQUIRE) - count) < 0) cuda_host::pause(place);
 }
 inline Vector16 read_of_others(const Vector16* from) { return *from; }

@@ -22,7 +22,8 @@ FAULTS = {
         "if (true) {\n      sync",
     ),
     "no first barrier": ("cluster", "cluster.cuh", "ready() const { sync_cluster(); }", "ready() const {}"),
-    "no waiting for counts": ("grid", "grid.cuh", "static_cast<uint32_t>(n));\n    sync", "0);\n    sync"),
+    "no waiting for counts": ("grid", "grid.cuh", "static_cast<uint32_t>(n), {", "0, {"),
+    "no count": ("grid", "grid.cuh", "if (threadIdx.x == 0) publish_count", "if (false) publish_count"),
     "a count too early": ("grid", "grid.cuh", "sync_block();\n    if (threadIdx.x == 0) publish", "publish"),
     "one buffer in memory": ("grid", "grid.cuh", " % 2 * static_cast", " % 1 * static_cast"),
 }
