@@ -35,9 +35,9 @@ struct Int8 {
 std::vector<Tensor> recurrence_int8(const Tensor& input, const std::vector<Tensor>& w_ih,
                                     const std::vector<Tensor>& w_hh, const std::vector<Tensor>& w_hr,
                                     const OptionalTensor& b_ih, const OptionalTensor& b_hh,
-                                    const OptionalTensor& h0, const OptionalTensor& c0,
-                                    const std::string& cell, int64_t H, int64_t P, int64_t direction,
-                                    bool batch_first, const OptionalTensor& batch_sizes) {
+                                    const OptionalTensor& h0, const OptionalTensor& c0, const Text& cell,
+                                    int64_t H, int64_t P, int64_t direction, bool batch_first,
+                                    const OptionalTensor& batch_sizes) {
   using Places = ForwardPlaces;
   require(w_ih.size() == 2 && w_hh.size() == 2 && (w_hr.empty() || w_hr.size() == 2),
           "w_ih, w_hh, w_hr: expected weights and scales of each");

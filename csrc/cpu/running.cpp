@@ -10,6 +10,7 @@
 
 #include "../cells/cell.h"
 #include "../layer/backend.h"
+#include "../layer/text.h"
 #include "kernels.h"
 #include "team.h"
 #include "vec.h"
@@ -41,7 +42,7 @@ int processors() {
 
 bool crowded() { return yields && crowding.now(); }
 
-void wish_plan(const std::optional<std::string>& schedule, const std::optional<std::string>& weights,
+void wish_plan(const std::optional<Text>& schedule, const std::optional<Text>& weights,
                const std::optional<int64_t>& workers) {
   Wishes w;
   if (schedule) w.schedule = schedule_from_name(*schedule);

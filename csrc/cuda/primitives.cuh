@@ -79,9 +79,9 @@ __device__ __forceinline__ float rounded_to_tf32(float v) {
   return __uint_as_float(bits);
 }
 
-// Time passes between two looks at what is waited for. A wait without end would be a fault of the kernels:
-// built with -DRNNFAST_PATIENCE=CYCLES (RNNFAST_NVCCFLAGS; a clock of 1.8 GHz has as many in a second),
-// waiters give up then, say who they are, and end the launch with an error.
+// Time passes between two looks at what is waited for. A wait without end would be a fault of the kernels: if
+// they are built with -DRNNFAST_PATIENCE=N, waiters give up after N cycles of the clock, say who they are,
+// and end the launch with an error.
 class Patience {
  public:
 #if defined(RNNFAST_PATIENCE)

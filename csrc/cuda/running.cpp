@@ -1,6 +1,7 @@
 // Plans a pass over tensors on a GPU and runs it.
 #include "../cells/cell.h"
 #include "../layer/backend.h"
+#include "../layer/text.h"
 #include "../library.h"
 #include "dispatch.h"
 #include "indices.h"
@@ -18,7 +19,7 @@ thread_local std::optional<int> wish_rows, wish_crew;
 
 std::string last_cuda_plan() { return last_plan_run ? describe(*last_plan_run) : ""; }
 
-void wish_cuda_plan(const std::optional<std::string>& schedule, const std::optional<int64_t>& rows,
+void wish_cuda_plan(const std::optional<Text>& schedule, const std::optional<int64_t>& rows,
                     const std::optional<int64_t>& crew) {
   const auto number = [](const std::optional<int64_t>& n) {
     return n ? std::optional(static_cast<int>(*n)) : std::nullopt;

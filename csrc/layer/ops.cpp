@@ -7,7 +7,7 @@
 namespace rnnfast {
 namespace {
 
-bool is_tf32(const std::optional<std::string>& precision) {
+bool is_tf32(const std::optional<Text>& precision) {
   require(!precision || *precision == "ieee" || *precision == "tf32", "precision: got '",
           precision.value_or(""), "', expected 'ieee' or 'tf32'");
   return precision == "tf32";
@@ -18,11 +18,10 @@ bool is_tf32(const std::optional<std::string>& precision) {
 std::vector<Tensor> recurrence(const Tensor& input, const OptionalTensor& w_ih, const Tensor& w_hh,
                                const OptionalTensor& w_hr, const OptionalTensor& b_ih,
                                const OptionalTensor& b_hh, const OptionalTensor& h0, const OptionalTensor& c0,
-                               const std::string& cell, int64_t direction, bool batch_first,
+                               const Text& cell, int64_t direction, bool batch_first,
                                const OptionalTensor& batch_sizes, bool saves, const OptionalTensor& stretches,
                                const OptionalTensor& seed, const std::optional<std::vector<double>>& noise,
-                               const std::optional<double>& /*clip*/,
-                               const std::optional<std::string>& precision) {
+                               const std::optional<double>& /*clip*/, const std::optional<Text>& precision) {
   const LayerWeights w(cell, w_hh, w_hr);
   const OptionalTensor bias = w.vector(b_ih, b_hh);
   const Input from(stretches ? dense(input) : input, w_ih, w);
@@ -55,7 +54,7 @@ std::vector<Tensor> recurrence(const Tensor& input, const OptionalTensor& w_ih, 
 
 std::vector<Tensor> cell(const Tensor& input, const Tensor& w_ih, const Tensor& w_hh,
                          const OptionalTensor& b_ih, const OptionalTensor& b_hh, const Tensor& h,
-                         const OptionalTensor& c, const std::string& cell) {
+                         const OptionalTensor& c, const Text& cell) {
   require(input.dim() == 2 && h.dim() == 2, "input, h: got ", input.dim(), " and ", h.dim(),
           " dimensions, expected 2 and 2");
   const LayerWeights w(cell, w_hh, std::nullopt);
@@ -113,10 +112,10 @@ std::vector<Tensor> recurrence_bptt(
     const OptionalTensor& dc, const OptionalTensor& input, const OptionalTensor& w_ih, const Tensor& w_hh,
     const OptionalTensor& w_hr, const OptionalTensor& b_ih, const OptionalTensor& b_hh,
     const OptionalTensor& h0, const OptionalTensor& c0, const Tensor& y_given,
-    const std::vector<Tensor>& saved_given, const std::string& cell, int64_t direction, bool batch_first,
+    const std::vector<Tensor>& saved_given, const Text& cell, int64_t direction, bool batch_first,
     const OptionalTensor& batch_sizes, int64_t needs, const OptionalTensor& stretches,
     const OptionalTensor& seed, const std::optional<std::vector<double>>& noise,
-    const std::optional<double>& clip, const std::optional<std::string>& precision) {
+    const std::optional<double>& clip, const std::optional<Text>& precision) {
   using Places = AdjointPlaces;
   using Gradients = LayerGradients;
   const LayerWeights w(cell, w_hh, w_hr);
