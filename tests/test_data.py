@@ -316,7 +316,9 @@ def test_edited_files_among_many_are_used_and_told_of(file, count, own_sounds, c
 def test_many_files_of_which_a_folder_lacks_some(left, own_sounds):
     for path in sorted((own_sounds / "many" / "clips").glob("*.wav"))[left:]:
         path.unlink()
-    message = rf"--data: .*own has {left} files many/clips/\*.wav, expected 3; it is data/clips/\*.wav of github.com/"
+    message = (
+        rf"--data: .*own has {left} files many/clips/\*.wav, expected 3; it is data/clips/\*.wav of github.com/"
+    )
     with pytest.raises(UserError, match=message):
         data.find("many", own_sounds)
 

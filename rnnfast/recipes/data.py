@@ -171,13 +171,14 @@ def download(known: DataSet, folder: Path) -> Path:
 def extract(archive: Path, folder: Path, known: DataSet, members: Members) -> None:
     """The members of an archive, in which all lies in one folder of the repository's and the commit's name."""
     pattern = PurePosixPath(known.path(members.pattern))
-    (folder / members.pattern).parent.mkdir(parents=True)
+    target = (folder / members.pattern).parent
+    target.mkdir(parents=True)
     with zipfile.ZipFile(archive) as whole:
         for info in whole.infolist():
             path = PurePosixPath(*PurePosixPath(info.filename).parts[1:])
             # Of the same folder, to the letter, so that no name leads out of ours.
             if path.parent == pattern.parent and path.match(pattern.name) and not info.is_dir():
-                with whole.open(info) as source, (folder / members.pattern).with_name(path.name).open("xb") as file:
+                with whole.open(info) as source, (target / path.name).open("xb") as file:
                     shutil.copyfileobj(source, file)
 
 
@@ -240,4 +241,15 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-__all__ = ["SETS", "Found", "fetch", "fetch_members", "find", "look", "look_at_members", "origin", "sha256", "sum_of"]
+__all__ = [
+    "SETS",
+    "Found",
+    "fetch",
+    "fetch_members",
+    "find",
+    "look",
+    "look_at_members",
+    "origin",
+    "sha256",
+    "sum_of",
+]
