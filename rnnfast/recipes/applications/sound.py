@@ -113,7 +113,7 @@ def log_mel(samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     spectrum = torch.stft(
         samples / loudest, WINDOW, HOP, window=window, center=False, return_complex=True
     )  # (B, bins, T)
-    power = torch.view_as_real(spectrum).square().sum(-1).transpose(1, 2)
+    power = (spectrum.real.square() + spectrum.imag.square()).transpose(1, 2)
     found = torch.log(power @ mel_filters().to(samples.device) + FLOOR * WINDOW)
     frames = frames_of(lengths)
     there = torch.arange(found.size(1), device=found.device) < frames.unsqueeze(1)

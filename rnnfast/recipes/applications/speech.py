@@ -78,7 +78,7 @@ class SpeechTask(Task):
 
         own = self.speakers[draw(0, len(self.speakers))]
         count = draw(LEAST, MOST + 1)
-        return spoken.joined([own[draw(0, len(own))] for _ in range(count)], random, gains=6.0)
+        return spoken.joined([own[draw(0, len(own))] for _ in range(count)], random, varied=True)
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, int]:
         """-log p of the letters."""
@@ -216,7 +216,7 @@ class Speech(Application):
     bidirectional: bool = setting(True, "whether the recording is read from its end too")
     dropout: float = setting(0.2, "share of features and states dropped in training", least=0)
     mask: int = setting(4, "bands and frames at most in each of four stripes hidden in training", least=0)
-    steps: int = setting(2400, "of training", least=1)
+    steps: int = setting(2000, "of training", least=1)
     batch_size: int = setting(16, "strings of a step", least=1)
     rate: float = setting(4e-3, "highest learning rate", least=0)
 

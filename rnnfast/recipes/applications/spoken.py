@@ -23,7 +23,8 @@ TEST, DEV = 5, 10
 PAUSE = 0.3  # seconds before, between and after digits at most
 NONE = 0.2  # share of pauses that are left out
 SLOWEST, FASTEST = 0.85, 1.15
-LOUDEST, FAINTEST = 15, 40  # decibels by which noise is below the speech
+LOUDEST, FAINTEST = 15, 60  # decibels by which noise is below the speech
+GAIN = 6.0  # decibels
 
 
 @dataclass(frozen=True)
@@ -111,23 +112,26 @@ def by_speaker(clips: list[Clip]) -> list[list[Clip]]:
     return list(found.values())
 
 
-def joined(clips: list[Clip], random: torch.Generator, gains: float = 0.0) -> Spoken:
+def joined(clips: list[Clip], random: torch.Generator, varied: bool = False) -> Spoken:
     """Recordings one after another, with pauses of random lengths in which there is noise as loud as theirs.
 
     Args:
-        gains: decibels by which each is louder or quieter at most.
+        varied: whether each is louder or quieter by up to 6 dB, and the noise of pauses fainter, or none.
     """
     drawn = (torch.rand(len(clips) + 1, generator=random) - NONE).clamp(min=0) / (1 - NONE)
     pauses = (drawn * PAUSE * RATE).int().tolist()
-    decibels = (2 * torch.rand(len(clips), generator=random) - 1) * gains
+    decibels, rustle = torch.zeros(len(clips)), 1.0
+    if varied:
+        decibels = GAIN * (2 * torch.rand(len(clips), generator=random) - 1)
+        rustle = max(0.0, 1.25 * float(torch.rand((), generator=random)) - 0.25)
     parts, times, place = [], [], 0
     for clip, pause, gain in zip(clips, pauses, (10 ** (decibels / 20)).tolist(), strict=False):
-        noise = torch.randn(pause, generator=random) * (gain * clip.floor)
+        noise = torch.randn(pause, generator=random) * (rustle * gain * clip.floor)
         parts += [noise, clip.samples * gain]
         place += pause
         times.append((place / RATE, (place + len(clip.samples)) / RATE))
         place += len(clip.samples)
-    parts.append(torch.randn(pauses[-1], generator=random) * clips[-1].floor)
+    parts.append(torch.randn(pauses[-1], generator=random) * (rustle * clips[-1].floor))
     return Spoken(torch.cat(parts), " ".join(WORDS[clip.digit] for clip in clips), times)
 
 
