@@ -73,8 +73,8 @@ TINY = dict(hidden_size=64, num_layers=1, cell="gru", dropout=0.0, mask=0, batch
 def test_tones_are_learnt_and_written_down(tones, tmp_path, capsys):
     result = Speech(data=tones, output=tmp_path / "out", steps=240, **TINY).run()
     strings = result.data["strings"]
-    assert strings["words wrong"] < 0.1
-    assert strings["letters wrong"] <= strings["words wrong"]
+    assert strings["word error rate"] < 0.1
+    assert strings["letter error rate"] <= strings["word error rate"]
     assert strings["strings right"] > 0.7
     assert strings["in their place"] > 0.9
     assert result.data["singles"]["nearest of ten"] > 0.9
@@ -317,9 +317,9 @@ def test_padding_has_no_influence(layers, bidirectional):
 
 def test_errors_are_counted():
     found = rates(["one two", "six"], ["one too six", ""])
-    assert found["words wrong"] == pytest.approx(3 / 3)
-    assert rates(["one two"], ["one too"]) == {"words wrong": 0.5, "letters wrong": pytest.approx(1 / 7)}
-    assert rates(["six"], ["six"]) == {"words wrong": 0.0, "letters wrong": 0.0}
+    assert found["word error rate"] == pytest.approx(3 / 3)
+    assert rates(["one two"], ["one too"]) == {"word error rate": 0.5, "letter error rate": pytest.approx(1 / 7)}
+    assert rates(["six"], ["six"]) == {"word error rate": 0.0, "letter error rate": 0.0}
 
 
 def test_the_nearest_of_ten_words():
@@ -408,5 +408,5 @@ def test_a_recording_as_short_as_is_taken(untrained, tmp_path):
 @pytest.mark.skipif(not (REAL / "fsdd").is_dir(), reason="RNNFAST_DATA names no folder with fsdd/")
 def test_spoken_digits_of_real_people():
     found = Speech().run().data
-    assert found["strings"]["words wrong"] <= 0.03
+    assert found["strings"]["word error rate"] <= 0.03
     assert found["singles"]["nearest of ten"] >= found["published"]

@@ -86,7 +86,7 @@ class SpeechTask(Task):
         return ctc(model(features, lengths), symbols, counts).sum(), int(counts.sum())
 
     def evaluate(self) -> dict[str, float]:
-        """Word error rate of the strings to look at."""
+        """Error rates of the strings to look at."""
         found = [text(row) for row in heard(self.model, self.dev_batches)]
         return rates([string.text for string in self.dev], found)
 
@@ -94,7 +94,7 @@ class SpeechTask(Task):
 def hide(features: Tensor, lengths: Tensor, most: int, random: torch.Generator) -> None:
     """Sets two stripes of bands and two of frames to 0 in each recording, each of at most so many, in place.
 
-    (Park et al., "SpecAugment", arXiv:1904.08779; 0 is the mean of a recording's bands.)
+    (Park et al., "SpecAugment", arXiv:1904.08779; 0 is about the mean of all features.)
     """
     B, T, M = features.shape
     for dim, size, ends in ((2, M, torch.full((B,), M)), (1, T, lengths)):
@@ -118,9 +118,10 @@ def text(log_p: Tensor) -> str:
 
 
 def rates(truth: list[str], found: list[str]) -> dict[str, float]:
-    """Errors (words or letters replaced, left out or added) for each that there is, by jiwer."""
+    """Words, and letters, replaced, left out or added, for each that there is; counted by jiwer."""
     jiwer: Any = needs("jiwer", "recipes")
-    return {"words wrong": float(jiwer.wer(truth, found)), "letters wrong": float(jiwer.cer(truth, found))}
+    words, letters = jiwer.wer(truth, found), jiwer.cer(truth, found)
+    return {"word error rate": float(words), "letter error rate": float(letters)}
 
 
 def nearest(log_p: list[Tensor]) -> Tensor:
@@ -251,7 +252,7 @@ class Speech(Application):
         lines = [
             f"{len(test)} recordings {who}, in {len(strings)} strings and each by itself:",
             "",
-            table(["", ""], rows),
+            table(["", "share"], rows),
             "",
             f"{progress.step} steps in {progress.seconds:.0f} s",
         ]

@@ -63,9 +63,9 @@ def draw_errors(metrics: list[dict[str, float]], confusion: Tensor, words: Seque
         confusion: (10, 10), recordings of each digit by the digit that they were taken for.
     """
     figure, (curve, matrix) = panels(1, 2)
-    for name in ("words wrong", "letters wrong"):
+    for name in ("word error rate", "letter error rate"):
         curve.plot([row["step"] for row in metrics], [row[name] for row in metrics], marker=".", label=name)
-    curve.set(xlabel="step", ylabel="errors for each that there is", title="Strings to look at", yscale="symlog")
+    curve.set(xlabel="step", ylabel="errors for each that there is", title="Strings not trained on")
     curve.set_yscale("symlog", linthresh=0.01)
     curve.set_ylim(bottom=0)
     curve.legend()
