@@ -22,7 +22,7 @@ def draw_heard(features: Tensor, log_p: Tensor, words: Sequence[Word], letters: 
         features: (T, MELS); log_p: (U, symbols).
         letters: symbols from 1 on.
     """
-    figure, (bands, symbols) = panels(2, 1, height=7.0, sharex=True)
+    figure, (bands, symbols) = panels(2, 1, height=7.0)
     frame = HOP / RATE
     begin, end = FIRST, FIRST + max(len(features) * frame, len(log_p) * STEP)
     options: dict[str, Any] = dict(origin="lower", aspect="auto", interpolation="nearest")
@@ -38,7 +38,7 @@ def draw_heard(features: Tensor, log_p: Tensor, words: Sequence[Word], letters: 
         middle = (word.begin + word.end) / 2
         bands.text(middle, MELS - 3, word.text, ha="center", va="center", size="small", bbox=ground, clip_on=True)
     bands.grid(False)
-    bands.set(title=title, xlabel="seconds", ylabel="band, equally wide in mel")
+    bands.set(title=title, xlabel="seconds", ylabel="band, equally wide in mel", xlim=(begin, end))
     image = symbols.imshow(
         log_p.exp()[:, 1:].T.numpy(),
         cmap="Blues",
@@ -51,7 +51,7 @@ def draw_heard(features: Tensor, log_p: Tensor, words: Sequence[Word], letters: 
     symbols.set(
         xlabel="seconds", ylabel="letter", title="Letters on the way (no colour: blank)", xlim=(begin, end)
     )
-    figure.colorbar(image, ax=symbols, label="probability", shrink=0.9)
+    figure.colorbar(image, ax=[bands, symbols], label="probability of a letter", shrink=0.5)
     return figure
 
 
