@@ -9,7 +9,7 @@ namespace rnnfast {
 
 // As std::string, to which torch's own conversion loses 48 bytes a call (pytorch/pytorch#191340; 2.13 does).
 struct Text : std::string {
-  Text(const char* characters, size_t length) : std::string(characters, length) {}
+  using std::string::string;
 };
 
 }  // namespace rnnfast
