@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ class Eye(nn.Module):
         halvings = max(1, math.ceil(math.log2(size / PLACES)))
         widths = [channels, *(max(GROUPS, CHANNELS >> (halvings - i)) for i in range(halvings)), CHANNELS]
         layers: list[nn.Module] = []
-        for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        for i, (before, after) in enumerate(itertools.pairwise(widths)):
             stride = 2 if i < halvings else 1
             layers += [nn.Conv2d(before, after, 3, stride, 1), nn.GroupNorm(GROUPS, after), nn.ReLU()]
         self.layers = nn.Sequential(*layers)

@@ -151,8 +151,8 @@ def digit_images(seed: int) -> list[Part]:
 
 
 def by_cells(train: Sequence[Scene], drawn: Tensor, tests: Sequence[Tensor]) -> list[list[str]]:
-    """Captions of images, (N, 32, 32) each of the tests, by one who knows grid and grammar, and tells a cell's digit
-    by a logistic regression on its pixels."""
+    """Captions of images, (N, 32, 32) of each test, by one who knows grid and grammar, and tells a cell's digit by
+    a logistic regression on its pixels."""
     linear: Any = needs("sklearn.linear_model", "recipes")
     empty = len(NOUNS)
     classes = torch.full((len(train), GRID * GRID), empty)
