@@ -15,7 +15,7 @@ from rnnfast.recipes.applications.caption import OWN, SEEN, UNSEEN, Caption, Cap
 from rnnfast.recipes.applications.captioner import END, START, Captioner, Eye, tell
 from rnnfast.recipes.applications.images import Captioned, read_captions, read_image, scores
 from rnnfast.recipes.applications.scenes import Meetings, Scene
-from rnnfast.recipes.vocabulary import PADDING, Vocabulary
+from rnnfast.recipes.vocabulary import PADDING, UNKNOWN, Vocabulary
 
 pytest.importorskip("accelerate", reason="training needs accelerate")
 pytest.importorskip("matplotlib", reason="figures need matplotlib")
@@ -55,12 +55,12 @@ def squares(tmp_path):
     return tmp_path / "squares", tmp_path / "squares.csv"
 
 
-SMALL = dict(size=16, hidden_size=32, embedding_size=12, batch_size=16, rate=0.01)
+SMALL = dict(dropout=0, size=16, hidden_size=32, embedding_size=12, batch_size=16, rate=0.01)
 
 
 def test_squares_are_learnt_and_told(squares, tmp_path, capsys):
     folder, file = squares
-    result = Caption(images=folder, captions=file, output=tmp_path / "out", epochs=24, dropout=0, **SMALL).run()
+    result = Caption(images=folder, captions=file, output=tmp_path / "out", epochs=24, **SMALL).run()
     judged = result.data["judged"]
     assert list(judged) == [OWN]
     assert list(judged[OWN]) == ["most frequent caption", "caption of the nearest image", "lstm"]
@@ -158,6 +158,19 @@ def test_no_image_of_a_digit_is_in_two_parts():
     assert len(set.union(*flat)) == sum(map(len, flat)) == 1797
     other = scenes.digit_images(1)
     assert not torch.equal(other[0][0][:5], parts[0][0][:5])
+
+
+def test_copies_of_digits_are_nearly_them():
+    digits = scenes.digit_images(0)[0]
+    more = scenes.varied(digits, torch.Generator().manual_seed(0))
+    for digit, found in digits.items():
+        assert torch.equal(more[digit][: len(found)], found)
+        copies = more[digit][len(found) :].unflatten(0, (-1, len(found))).float()
+        away = (copies - found).abs().mean((2, 3))
+        others = (found.float() - found.float().roll(1, 0)).abs().mean((1, 2))
+        assert len(copies) == scenes.COPIES
+        assert away.min() > 0
+        assert away.mean() < 0.8 * others.mean()
 
 
 def test_scenes_are_drawn_where_their_digits_are():
@@ -375,9 +388,9 @@ def test_padding_and_the_rest_of_a_batch_have_no_influence_on_the_loss():
         torch.randint(0, 256, (3, 1, 16, 16), dtype=torch.uint8), [["a b c d", "a"], ["b"], ["c d c"]]
     )
     model = captioner(vocabulary).eval()
-    task = CaptionTask(model, found, found, vocabulary, longest=6, batch_size=4, seed=0)
+    task = CaptionTask(model, found, found, vocabulary, longest=6, batch_size=4, seed=0, hidden=0.0)
     batch = task.batch(0)
-    assert [part.shape for part in batch] == [(4, 1, 16, 16), (4, 6)]
+    assert [part.shape for part in batch] == [(4, 1, 16, 16), (4, 5), (4, 5)]
     assert all(torch.equal(a, b) for a, b in zip(batch, task.batch(0), strict=True))
     with torch.no_grad():
         total, count = task.loss(model, batch)
@@ -385,11 +398,29 @@ def test_padding_and_the_rest_of_a_batch_have_no_influence_on_the_loss():
         alone = 0.0
         for image, caption_ in found.rows():
             tokens = torch.tensor([vocabulary.encode([START, *caption_.split(), END])])
-            alone += float(task.loss(model, (found.images[image][None], tokens))[0])
+            alone += float(task.loss(model, (found.images[image][None], tokens[:, :-1], tokens[:, 1:]))[0])
         assert float(total) == pytest.approx(alone, rel=1e-4)
         assert task.evaluate()["held out"] == pytest.approx(alone / count, rel=1e-4)
     coded = Coded.of(found, vocabulary)
     assert coded.images.tolist() == [0, 0, 1, 2]
+
+
+def test_words_are_hidden_in_training_but_not_those_to_follow():
+    vocabulary = Vocabulary([START, END, *"abcd"])
+    found = Captioned(torch.zeros(8, 1, 16, 16, dtype=torch.uint8), [["a b c d a b c d"], ["b a"]] * 4)
+    task = CaptionTask(
+        captioner(vocabulary), found, found, vocabulary, longest=9, batch_size=8, seed=0, hidden=0.5
+    )
+    hidden = 0
+    for step in range(20):
+        _, given, following = task.batch(step)
+        assert torch.equal(given, task.batch(step)[1])
+        assert (given[:, 0] == vocabulary[START]).all()
+        assert not (following == UNKNOWN).any()
+        known = given[:, 1:] != UNKNOWN
+        assert torch.equal(given[:, 1:][known], following[:, :-1][known])
+        hidden += int((~known).sum())
+    assert hidden / (20 * 4 * (8 + 3)) == pytest.approx(0.5, abs=0.1)
 
 
 def test_captions_are_compared():

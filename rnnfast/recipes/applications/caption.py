@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ..._program import Result, UserError, setting
 from ...lab.report import table
 from ..order import Order
-from ..training import Progress, Schedule
-from ..vocabulary import PADDING, Vocabulary, padded
+from ..training import Progress, Schedule, generator
+from ..vocabulary import PADDING, UNKNOWN, Vocabulary, padded
 from . import images, scenes
 from .application import Application, ChoosingTask, Prediction
 from .caption_figures import draw_captions, draw_curve, draw_told
@@ -58,6 +58,8 @@ class CaptionTask(ChoosingTask):
     Args:
         train, dev: to train on, and to choose the best weights by.
         longest: the most tokens of a caption that is written.
+        hidden: share of words that the recurrence is not given, so that what follows is learnt from the image more
+            than from the words before: else digits that never met would be thought never to meet.
     """
 
     def __init__(
@@ -70,20 +72,26 @@ class CaptionTask(ChoosingTask):
         longest: int,
         batch_size: int,
         seed: int,
+        hidden: float,
     ) -> None:
         super().__init__(model)
         self.train_on, self.dev, self.vocabulary, self.longest = train, dev, vocabulary, longest
+        self.seed, self.hidden = seed, hidden
         self.rows, self.judged_by = Coded.of(train, vocabulary), Coded.of(dev, vocabulary)
         self.order = Order(len(self.rows.lengths), batch_size, seed, self.rows.lengths)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Images and tokens."""
-        return _chosen(self.train_on, self.rows, self.order[step])
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, the tokens that are given (B, T), and those that are to follow each."""
+        found, tokens = _chosen(self.train_on, self.rows, self.order[step])
+        given = tokens[:, :-1].clone()
+        shown = torch.rand(given.shape, generator=generator(self.seed, step)) >= self.hidden
+        kept = shown | (given == PADDING) | (given == self.vocabulary[START])
+        return found, given.where(kept, UNKNOWN), tokens[:, 1:]
 
-    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, int]:
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, int]:
         """-log p of words and ends."""
-        found, tokens = batch
-        logits, target = model(found, tokens[:, :-1]).float(), tokens[:, 1:].flatten()
+        found, given, following = batch
+        logits, target = model(found, given).float(), following.flatten()
         total = F.cross_entropy(logits.flatten(0, 1), target, ignore_index=PADDING, reduction="sum")
         return total, int((target != PADDING).sum())
 
@@ -92,8 +100,8 @@ class CaptionTask(ChoosingTask):
         model: Any = self.model
         total, count = 0.0, 0
         for some in torch.arange(len(self.judged_by.lengths)).split(256):
-            batch = _chosen(self.dev, self.judged_by, some)
-            nats, words = self.loss(model, tuple(part.to(model.where.device) for part in batch))
+            found, tokens = (part.to(model.where.device) for part in _chosen(self.dev, self.judged_by, some))
+            nats, words = self.loss(model, (found, tokens[:, :-1], tokens[:, 1:]))
             total, count = total + float(nats), count + words
         self.best.note(model, total / count)
         told = tell(model, self.dev.images[:GLANCE], self.vocabulary, self.longest)
@@ -118,6 +126,7 @@ class Parts(NamedTuple):
 def of_scenes(count: int, size: int, seed: int) -> Parts:
     """Scenes of digits: neither the images of digits nor the pairs that are new in a part are in another one."""
     digits, meet = scenes.digit_images(seed), scenes.Meetings.of(seed)
+    digits[0] = scenes.varied(digits[0], generator(seed, 0))
     wanted = {"train": (count, 0, frozenset()), "dev": (HELD_OUT // 2, 1, meet.dev)}
     wanted |= {UNSEEN: (HELD_OUT, 2, meet.test), SEEN: (HELD_OUT, 2, frozenset())}
     drawn = {
@@ -205,6 +214,7 @@ class Caption(Application):
     epochs: int = setting(12, "times that each caption is trained on", least=1)
     batch_size: int = setting(64, "captions of a step", least=1)
     dropout: float = setting(0.2, "share of what is read out that is dropped in training", least=0)
+    hide: float = setting(0.0, "share of words hidden in training from those that follow", least=0)
     rate: float = setting(3e-3, "highest learning rate", least=0)
 
     def fit(self) -> tuple[CaptionTask, Progress, Parts]:
@@ -223,6 +233,7 @@ class Caption(Application):
             longest=longest,
             batch_size=self.batch_size,
             seed=self.seed,
+            hidden=self.hide,
         )
         per_epoch = task.order.steps_per_epoch
         schedule = Schedule(self.epochs * per_epoch, self.rate, evaluate_every=per_epoch, minutes=self.minutes)

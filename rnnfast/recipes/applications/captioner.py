@@ -18,14 +18,14 @@ START, END = "<start>", "<end>"
 PLACES = 8  # of a row and of a column of the map at most: where there are more, the map is halved
 CHANNELS = 64  # of a place
 SUMMARY = 16  # channels of a place in the vector that the recurrence begins with
-GROUPS = 8
+LEAST = 8  # channels of the first convolution
 
 
 class Eye(nn.Module):
     """A convolutional network that makes a map of an image: what is to be seen at each place.
 
-    Convolutions of 3 x 3, each normalised over groups of channels (Wu and He, arXiv:1803.08494), so that a row of
-    a batch does not depend on the others; all but the last halve the image.
+    Convolutions of 3 x 3, each normalised over the batch (Ioffe and Szegedy, arXiv:1502.03167); all but the first
+    and the last halve the image.
 
     Args:
         channels: of the image; size: pixels of its sides.
@@ -38,11 +38,12 @@ class Eye(nn.Module):
     def __init__(self, channels: int, size: int) -> None:
         super().__init__()
         halvings = max(1, math.ceil(math.log2(size / PLACES)))
-        widths = [channels, *(max(GROUPS, CHANNELS >> (halvings - i)) for i in range(halvings)), CHANNELS]
+        widths = [max(LEAST, CHANNELS >> (halvings - i)) for i in range(halvings + 1)]
+        strides = [1, *[2] * halvings, 1]
+        pairs = itertools.pairwise([channels, *widths, CHANNELS])
         layers: list[nn.Module] = []
-        for i, (before, after) in enumerate(itertools.pairwise(widths)):
-            stride = 2 if i < halvings else 1
-            layers += [nn.Conv2d(before, after, 3, stride, 1), nn.GroupNorm(GROUPS, after), nn.ReLU()]
+        for stride, (before, after) in zip(strides, pairs, strict=True):
+            layers += [nn.Conv2d(before, after, 3, stride, 1), nn.BatchNorm2d(after), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
         self.side = size
         for _ in range(halvings):
@@ -126,9 +127,10 @@ class Captioner(nn.Module):
     def look(self, images: Tensor) -> tuple[State, Memory | None]:
         """What the recurrence begins with, and what may be looked at."""
         seen = self.eye(images) + self.where
-        summary = torch.relu(self.summary(seen)).flatten(1)
-        state = self.writer.initial_state(self.dropout(summary))
-        return state, None if self.attention is None else self.attention.memory(seen)
+        state = self.writer.initial_state(self.dropout(torch.relu(self.summary(seen)).flatten(1)))
+        if self.attention is None:
+            return state, None
+        return state, self.attention.memory(seen)
 
     def read(self, states: Tensor, memory: Memory | None) -> tuple[Tensor, Tensor | None]:
         """Logits (B, T, V) of states (B, T, H), and the weights (B, T, P) by which they looked at the map."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..._program import needs
@@ -18,6 +20,8 @@ GRID = 3  # cells in a row and in a column
 CELL, DIGIT = 10, 8  # pixels of their sides
 LARGEST = 16  # value of a pixel of scikit-learn's digits
 FEWEST, MOST = 2, 4  # digits of a scene
+COPIES = 8  # that a digit's image to train on also has
+TURN, STRETCH, SHEAR = math.radians(10), 0.12, 0.15  # of copies, at most
 REPEATED = 0.1  # how probable it is that a digit is the one before it again
 
 NOUNS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -150,6 +154,26 @@ def digit_images(seed: int) -> list[Part]:
     return [{digit: images[part[classes[part] == digit]] for digit in range(len(NOUNS))} for part in parts]
 
 
+def varied(digits: Part, random: torch.Generator) -> Part:
+    """Images of digits, and copies of each that are turned, stretched and sheared a little."""
+    return {
+        digit: torch.cat([found, *(_bent(found, random) for _ in range(COPIES))])
+        for digit, found in digits.items()
+    }
+
+
+def _bent(found: Tensor, random: torch.Generator) -> Tensor:
+    """Images (N, 8, 8) uint8, each by an affine map of its own."""
+    turn, wide, high, shear = (2 * torch.rand(4, len(found), generator=random) - 1).unbind()
+    cos, sin = (TURN * turn).cos(), (TURN * turn).sin()
+    zero = torch.zeros_like(turn)
+    rows = [cos * (1 + STRETCH * wide), sin + SHEAR * shear, zero, -sin, cos * (1 + STRETCH * high), zero]
+    fine = F.interpolate(found.unsqueeze(1).float(), scale_factor=4, mode="nearest")
+    places = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), list(fine.shape), align_corners=False)
+    bent = F.avg_pool2d(F.grid_sample(fine, places, align_corners=False), 4)
+    return bent.squeeze(1).round().to(torch.uint8)
+
+
 def by_cells(train: Sequence[Scene], drawn: Tensor, tests: Sequence[Tensor]) -> list[list[str]]:
     """Captions of images, (N, 32, 32) of each test, by one who knows grid and grammar, and tells a cell's digit by
     a logistic regression on its pixels."""
@@ -188,4 +212,5 @@ __all__ = [
     "digit_images",
     "scene",
     "scenes",
+    "varied",
 ]
