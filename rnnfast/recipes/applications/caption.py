@@ -25,6 +25,8 @@ from .captioner import END, START, Captioner, Told, tell
 from .images import Captioned, scores
 
 UNSEEN, SEEN, OWN = "unseen combinations", "seen combinations", "held-out images"
+SIGNS = (PADDING, UNKNOWN, START, END)  # the first of each vocabulary
+CONCEPTS = 1.0  # of the loss: what places say by themselves
 HELD_OUT = 2000  # scenes of each kind
 GLANCE = 500  # images that captions are written for after each epoch
 SHOWN, ENLARGED = 6, 8  # scenes written as files, and by how much larger
@@ -89,11 +91,13 @@ class CaptionTask(ChoosingTask):
         return found, given.where(kept, UNKNOWN), tokens[:, 1:]
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, int]:
-        """-log p of words and ends."""
+        """-log p of words and ends, with a share of the places' for words that are in the caption or not."""
         found, given, following = batch
-        logits, target = model(found, given).float(), following.flatten()
-        total = F.cross_entropy(logits.flatten(0, 1), target, ignore_index=PADDING, reduction="sum")
-        return total, int((target != PADDING).sum())
+        logits, concepts = model(found, given)
+        there = torch.zeros_like(concepts).scatter_(1, following, 1.0)
+        there[:, : len(SIGNS)] = 0
+        placed = F.binary_cross_entropy_with_logits(concepts.float(), there.float(), reduction="sum")
+        return nats(logits, following) + CONCEPTS * placed, int((following != PADDING).sum())
 
     def evaluate(self) -> dict[str, float]:
         """-log p of a word of the images to choose by, and the share of these told to the word."""
@@ -101,12 +105,19 @@ class CaptionTask(ChoosingTask):
         total, count = 0.0, 0
         for some in torch.arange(len(self.judged_by.lengths)).split(256):
             found, tokens = (part.to(model.where.device) for part in _chosen(self.dev, self.judged_by, some))
-            nats, words = self.loss(model, (found, tokens[:, :-1], tokens[:, 1:]))
-            total, count = total + float(nats), count + words
+            total += float(nats(model(found, tokens[:, :-1])[0], tokens[:, 1:]))
+            count += int((tokens[:, 1:] != PADDING).sum())
         self.best.note(model, total / count)
         told = tell(model, self.dev.images[:GLANCE], self.vocabulary, self.longest)
         exact = sum(" ".join(t.words) in row for t, row in zip(told, self.dev.captions, strict=False)) / len(told)
         return {"held out": total / count, "exact": exact}
+
+
+def nats(logits: Tensor, following: Tensor) -> Tensor:
+    """-log p of the tokens (B, T) that follow, but for padding, summed, given logits (B, T, V)."""
+    return F.cross_entropy(
+        logits.float().flatten(0, 1), following.flatten(), ignore_index=PADDING, reduction="sum"
+    )
 
 
 def _chosen(found: Captioned, coded: Coded, rows: Tensor) -> tuple[Tensor, Tensor]:

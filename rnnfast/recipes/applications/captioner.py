@@ -72,6 +72,10 @@ class Captioner(nn.Module):
     arXiv:1502.03044, "Show, attend and tell", though there what was seen enters the next step:
     see :class:`rnnfast.models.Attention`).
 
+    For training each place also tells by itself which words belong to it, and the image has those of the place
+    that is surest (Fang et al., arXiv:1411.4952, "From captions to visual concepts"): without it the map long
+    shows nothing that is worth a look, and none of its places is looked at and so taught.
+
     Args:
         vocabulary: how many tokens there are, V; start, end: those around each caption.
         channels, size: of images.
@@ -82,7 +86,7 @@ class Captioner(nn.Module):
     Shapes:
         * images: (B, C, S, S) uint8.
         * tokens: (B, T), the start and the true words.
-        * result: logits (B, T, V) of what follows each.
+        * results: logits (B, T, V) of what follows each, and (B, V) of whether a word is in the caption at all.
     """
 
     def __init__(
@@ -115,18 +119,24 @@ class Captioner(nn.Module):
             end=end,
             layers=layers,
         )
+        self.concepts = nn.Linear(CHANNELS, vocabulary)
         self.dropout = nn.Dropout(dropout)
         self.attention = None if attention == "none" else Attention(attention, hidden_size, CHANNELS)
 
-    def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
-        """Logits with teacher forcing."""
-        state, memory = self.look(images)
+    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits with teacher forcing, and of words by the places alone."""
+        seen = self.eye(images)
+        state, memory = self.begin(seen)
         states, _ = self.writer.decoder.states(tokens, state)
-        return self.read(states, memory)[0]
+        return self.read(states, memory)[0], self.concepts(seen).amax(1)
 
     def look(self, images: Tensor) -> tuple[State, Memory | None]:
         """What the recurrence begins with, and what may be looked at."""
-        seen = self.eye(images) + self.where
+        return self.begin(self.eye(images))
+
+    def begin(self, seen: Tensor) -> tuple[State, Memory | None]:
+        """The same, of a map."""
+        seen = seen + self.where
         state = self.writer.initial_state(self.dropout(torch.relu(self.summary(seen)).flatten(1)))
         if self.attention is None:
             return state, None
