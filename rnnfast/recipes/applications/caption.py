@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,10 +22,12 @@ from ..vocabulary import PADDING, UNKNOWN, Vocabulary, padded
 from . import images, scenes
 from .application import Application, ChoosingTask, Prediction
 from .caption_figures import draw_captions, draw_curve, draw_told
-from .captioner import END, START, Captioner, Told, tell
+from .captioner import END, START, Captioner, tell
 from .images import Captioned, scores
 
 UNSEEN, SEEN, OWN = "unseen combinations", "seen combinations", "held-out images"
+BY_CELLS = "cells by logistic regression, and the grammar"
+REGRESSED = 5000  # scenes that the regression is fitted to
 SIGNS = (PADDING, UNKNOWN, START, END)  # the first of each vocabulary
 CONCEPTS = 1.0  # of the loss: what places say by themselves
 HELD_OUT = 2000  # scenes of each kind
@@ -60,8 +63,6 @@ class CaptionTask(ChoosingTask):
     Args:
         train, dev: to train on, and to choose the best weights by.
         longest: the most tokens of a caption that is written.
-        hidden: share of words that the recurrence is not given, so that what follows is learnt from the image more
-            than from the words before: else digits that never met would be thought never to meet.
     """
 
     def __init__(
@@ -74,26 +75,21 @@ class CaptionTask(ChoosingTask):
         longest: int,
         batch_size: int,
         seed: int,
-        hidden: float,
     ) -> None:
         super().__init__(model)
         self.train_on, self.dev, self.vocabulary, self.longest = train, dev, vocabulary, longest
-        self.seed, self.hidden = seed, hidden
         self.rows, self.judged_by = Coded.of(train, vocabulary), Coded.of(dev, vocabulary)
         self.order = Order(len(self.rows.lengths), batch_size, seed, self.rows.lengths)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Images, the tokens that are given (B, T), and those that are to follow each."""
-        found, tokens = _chosen(self.train_on, self.rows, self.order[step])
-        given = tokens[:, :-1].clone()
-        shown = torch.rand(given.shape, generator=generator(self.seed, step)) >= self.hidden
-        kept = shown | (given == PADDING) | (given == self.vocabulary[START])
-        return found, given.where(kept, UNKNOWN), tokens[:, 1:]
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Images and tokens."""
+        return _chosen(self.train_on, self.rows, self.order[step])
 
-    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, int]:
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, int]:
         """-log p of words and ends, with a share of the places' for words that are in the caption or not."""
-        found, given, following = batch
-        logits, concepts = model(found, given)
+        found, tokens = batch
+        following = tokens[:, 1:]
+        logits, concepts = model(found, tokens[:, :-1])
         there = torch.zeros_like(concepts).scatter_(1, following, 1.0)
         there[:, : len(SIGNS)] = 0
         placed = F.binary_cross_entropy_with_logits(concepts.float(), there.float(), reduction="sum")
@@ -126,12 +122,13 @@ def _chosen(found: Captioned, coded: Coded, rows: Tensor) -> tuple[Tensor, Tenso
 
 
 class Parts(NamedTuple):
-    """Images to train on, to choose by, and held out, by name; and captions of the latter by other means."""
+    """Images to train on, to choose by, and held out, by name; and by name other means of finding captions of all
+    these held out."""
 
     train: Captioned
     dev: Captioned
     test: dict[str, Captioned]
-    others: dict[str, dict[str, list[str]]]
+    others: dict[str, Callable[[], dict[str, list[str]]]]
 
 
 def of_scenes(count: int, size: int, seed: int) -> Parts:
@@ -145,11 +142,13 @@ def of_scenes(count: int, size: int, seed: int) -> Parts:
         for name, (n, part, new) in wanted.items()
     }
     found = {name: Captioned(_sized(d, size), [[s.caption()] for s in each]) for name, (each, d) in drawn.items()}
-    test = {name: found[name] for name in (UNSEEN, SEEN)}
-    some = slice(0, 5000)
-    by_cells = scenes.by_cells(drawn["train"][0][some], drawn["train"][1][some], [drawn[name][1] for name in test])
-    linear = dict(zip(test, by_cells, strict=True))
-    return Parts(found["train"], found["dev"], test, {"cells by logistic regression, and the grammar": linear})
+    test = {name: drawn[name][1] for name in (UNSEEN, SEEN)}
+
+    def by_cells() -> dict[str, list[str]]:
+        known, images_of = (part[:REGRESSED] for part in drawn["train"])
+        return dict(zip(test, scenes.by_cells(known, images_of, list(test.values())), strict=True))
+
+    return Parts(found["train"], found["dev"], {name: found[name] for name in test}, {BY_CELLS: by_cells})
 
 
 def _sized(drawn: Tensor, size: int) -> Tensor:
@@ -168,9 +167,16 @@ def most_frequent(train: Captioned, test: Captioned) -> list[str]:
 
 def nearest(train: Captioned, test: Captioned) -> list[str]:
     """The caption of the training image that is nearest by its pixels (Devlin et al., arXiv:1505.04467)."""
-    known = train.images.flatten(1).float()
-    places = [torch.cdist(some.flatten(1).float(), known).argmin(1) for some in test.images.split(200)]
+    known, wanted = _pixels(train.images), _pixels(test.images)
+    places = [torch.cdist(some, known).argmin(1) for some in wanted.split(200)]
     return [train.captions[i][0] for i in torch.cat(places).tolist()]
+
+
+def _pixels(found: Tensor) -> Tensor:
+    """Images as vectors, of no more pixels than a scene has."""
+    if found.size(2) > scenes.SIDE:
+        found = torch.cat([F.adaptive_avg_pool2d(some.float(), scenes.SIDE) for some in found.split(256)])
+    return found.flatten(1).float()
 
 
 @dataclass(frozen=True)
@@ -225,7 +231,6 @@ class Caption(Application):
     epochs: int = setting(12, "times that each caption is trained on", least=1)
     batch_size: int = setting(64, "captions of a step", least=1)
     dropout: float = setting(0.2, "share of what is read out that is dropped in training", least=0)
-    hide: float = setting(0.0, "share of words hidden in training from those that follow", least=0)
     rate: float = setting(3e-3, "highest learning rate", least=0)
 
     def fit(self) -> tuple[CaptionTask, Progress, Parts]:
@@ -244,7 +249,6 @@ class Caption(Application):
             longest=longest,
             batch_size=self.batch_size,
             seed=self.seed,
-            hidden=self.hide,
         )
         per_epoch = task.order.steps_per_epoch
         schedule = Schedule(self.epochs * per_epoch, self.rate, evaluate_every=per_epoch, minutes=self.minutes)
@@ -277,7 +281,14 @@ class Caption(Application):
             longest=task.longest,
         )
         told = {name: tell(model, part.images, task.vocabulary, task.longest) for name, part in parts.test.items()}
-        judged = {name: judge(parts, name, told[name], self.cell) for name in parts.test}
+        others = {means: find() for means, find in parts.others.items()}
+        judged = {}
+        for name, test in parts.test.items():
+            found = {"most frequent caption": most_frequent(parts.train, test)}
+            found["caption of the nearest image"] = nearest(parts.train, test)
+            found |= {means: captions[name] for means, captions in others.items()}
+            found[self.cell] = [" ".join(each.words) for each in told[name]]
+            judged[name] = {means: scores(captions, test.captions) for means, captions in found.items()}
         lines: list[str] = []
         for name, rows in judged.items():
             shown = [[means, f"{row['exact']:.1%}", f"{row['BLEU']:.1f}"] for means, row in rows.items()]
@@ -302,16 +313,6 @@ class Caption(Application):
             for i, image in enumerate(parts.test[first].images[:SHOWN] if self.images is None else [], 1)
         }
         return Result("\n".join(lines), numbers, figures, files=files)
-
-
-def judge(parts: Parts, name: str, told: list[Told], cell: str) -> dict[str, dict[str, float]]:
-    """Scores of a held-out part's captions, by each means."""
-    test = parts.test[name]
-    found = {"most frequent caption": most_frequent(parts.train, test)}
-    found["caption of the nearest image"] = nearest(parts.train, test)
-    found |= {means: captions[name] for means, captions in parts.others.items()}
-    found[cell] = [" ".join(each.words) for each in told]
-    return {means: scores(captions, test.captions) for means, captions in found.items()}
 
 
 __all__ = ["Caption", "CaptionTask", "PredictCaption", "most_frequent", "nearest", "network", "of_scenes"]

@@ -179,19 +179,20 @@ class Captioner(nn.Module):
 def tell(model: Captioner, images: Tensor, vocabulary: Vocabulary, longest: int, beam: int = 1) -> list[Told]:
     """A caption for each image; `longest` and `beam` as of :meth:`Captioner.write`."""
     found = []
-    for some in images.split(256):
-        some = some.to(model.where.device)
-        rows = model.write(some, longest, beam)
-        tokens, _ = padded([[model.writer.start, *row, model.writer.end] for row in rows])
-        tokens = tokens.to(some.device)
-        state, memory = model.look(some)
-        states, _ = model.writer.decoder.states(tokens[:, :-1], state)
-        logits, looks = model.read(states, memory)
-        p = logits.float().softmax(2).gather(2, tokens[:, 1:].unsqueeze(2)).squeeze(2).tolist()
-        for i, row in enumerate(rows):
-            steps = min(len(row) + 1, longest)
-            look = None if looks is None else looks[i, :steps].float().cpu()
-            found.append(Told(vocabulary.decode(row), p[i][:steps], look))
+    with decoding.evaluating(model):
+        for some in images.split(256):
+            some = some.to(model.where.device)
+            rows = model.write(some, longest, beam)
+            tokens, _ = padded([[model.writer.start, *row, model.writer.end] for row in rows])
+            tokens = tokens.to(some.device)
+            state, memory = model.look(some)
+            states, _ = model.writer.decoder.states(tokens[:, :-1], state)
+            logits, looks = model.read(states, memory)
+            p = logits.float().softmax(2).gather(2, tokens[:, 1:].unsqueeze(2)).squeeze(2).tolist()
+            for i, row in enumerate(rows):
+                steps = min(len(row) + 1, longest)
+                look = None if looks is None else looks[i, :steps].float().cpu()
+                found.append(Told(vocabulary.decode(row), p[i][:steps], look))
     return found
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..._program import UserError, needs, read_text
+from .application import is_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -81,7 +82,7 @@ def read(folder: Path, file: Path, *, size: int, channels: int, seed: int) -> li
     images = {}
     for name, (line, _) in found.items():
         where = f"--captions: {file}, line {line}"
-        if not (folder / name).is_file():
+        if not is_file(str(folder / name)):
             raise UserError(f"{where}: {folder} has no file {name!r}")
         images[name] = read_image(folder / name, size, channels, where)
     names = random.Random(seed).sample(list(found), len(found))
