@@ -365,12 +365,13 @@ def test_what_is_told_has_the_probabilities_that_training_gives(attention):
 
 
 @torch.no_grad()
-def test_the_most_probable_words_are_written_and_a_wider_beam_finds_no_worse():
+def test_the_most_probable_words_are_written():
     torch.manual_seed(1)
     vocabulary = Vocabulary([START, END, *"abcd"])
     model = captioner(vocabulary, cell="lstm").eval()
     found = torch.randint(0, 256, (4, 1, 16, 16), dtype=torch.uint8)
     banned = [PADDING, 1, vocabulary[START]]
+    model.writer.decoder.readout.bias[banned] += 5  # these are no words, however probable
     for image, row in zip(found, model.write(found, 5, 1), strict=True):
         tokens = [vocabulary[START]]
         for _ in range(5):
