@@ -17,6 +17,7 @@ from ..vocabulary import PADDING, UNKNOWN, Vocabulary, padded
 START, END = "<start>", "<end>"
 PLACES = 8  # of a row and of a column of the map at most: where there are more, the map is halved
 CHANNELS = 64  # of a place
+AROUND = 3  # convolutions of the map itself, so that a place knows of what is beside it: two alike are counted
 SUMMARY = 16  # channels of a place in the vector that the recurrence begins with
 LEAST = 8  # channels of the first convolution
 
@@ -24,8 +25,8 @@ LEAST = 8  # channels of the first convolution
 class Eye(nn.Module):
     """A convolutional network that makes a map of an image: what is to be seen at each place.
 
-    Convolutions of 3 x 3, each normalised over the batch (Ioffe and Szegedy, arXiv:1502.03167); all but the first
-    and the last halve the image.
+    Convolutions of 3 x 3, each normalised over the batch (Ioffe and Szegedy, arXiv:1502.03167); after the
+    first some halve the image, and the last ones have each place see what is around it.
 
     Args:
         channels: of the image; size: pixels of its sides.
@@ -39,8 +40,8 @@ class Eye(nn.Module):
         super().__init__()
         halvings = max(1, math.ceil(math.log2(size / PLACES)))
         widths = [max(LEAST, CHANNELS >> (halvings - i)) for i in range(halvings + 1)]
-        strides = [1, *[2] * halvings, 1]
-        pairs = itertools.pairwise([channels, *widths, CHANNELS])
+        strides = [1, *[2] * halvings, *[1] * AROUND]
+        pairs = itertools.pairwise([channels, *widths, *[CHANNELS] * AROUND])
         layers: list[nn.Module] = []
         for stride, (before, after) in zip(strides, pairs, strict=True):
             layers += [nn.Conv2d(before, after, 3, stride, 1), nn.BatchNorm2d(after), nn.ReLU()]
