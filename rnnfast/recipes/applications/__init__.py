@@ -2,6 +2,7 @@
 
 from ..._program import Program
 from .application import Application
+from .caption import Caption
 from .charlm import CharLM
 from .forecast import Forecast
 from .music import Music
@@ -20,6 +21,7 @@ APPLICATIONS: dict[str, type[Application]] = {
     "ner": Ner,
     "speech": Speech,
     "translate": Translate,
+    "caption": Caption,
 }
 PREDICTIONS: dict[str, type[Program]] = {name: kind.prediction for name, kind in APPLICATIONS.items()}
 
