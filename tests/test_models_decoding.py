@@ -154,6 +154,16 @@ def test_beginnings_that_end_leave_room_for_others():
     assert by_table(after, beam=2, **options | dict(length_penalty=0.0)) == []
 
 
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
+@pytest.mark.parametrize("beam", [2, 3])
+def test_improbable_ends_do_not_crowd_out_what_is_still_open(beam, penalty):
+    after = {0: [0.0, 0.08, 0.02, 0.9], 2: [0.0, 0.0, 0.5, 0.5], 3: [0.0, 0.08, 0.0, 0.0, 0.92]}
+    after |= {4: [0.0, 0.0, 0.0, 0.0, 0.0, 1.0], 5: [0.0, 1.0]}
+    after = {token: row + [0.0] * (6 - len(row)) for token, row in after.items()}
+    options = dict(max_length=8, method="beam", beam=beam, length_penalty=penalty)
+    assert by_table(after, **options) == [3, 4, 5]
+
+
 def rows_and_models(cell):
     features, source = torch.randn(4, 3, dtype=torch.float64), torch.randint(0, 9, (4, 5))
     generator = sharpened(SequenceGenerator(3, 8, 5, cell=cell, num_layers=2))

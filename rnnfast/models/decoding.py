@@ -201,8 +201,8 @@ def beam_search(
         \log p(tokens) \Big/ \left(\frac{5 + n}{6}\right)^{length\_penalty}
 
     with n the number of tokens, the end token included (Wu et al., arXiv:1609.08144, section 7). One that ends is
-    set aside; a row is finished when it has `beam` of these, or when nothing still open can overtake the best of
-    them. Those that are cut off at `max_length` count as they are. `beam=1` is the greedy method.
+    set aside; a row is finished when it has `beam` of these and nothing open is as good as any, or when nothing
+    open can overtake the best. Those that are cut off at `max_length` count as they are. `beam=1` is the greedy method.
 
     Args:
         step, logits, state: as in :func:`stream`; the state a tensor (L, N, H) or a pair of them.
@@ -276,11 +276,19 @@ class _Search:
                 self.finished[row].append(Hypothesis(tokens, score))
 
     def _close_rows(self) -> None:
-        """Scores only fall, and the longest sequence is divided by most: so much can an open one still reach."""
+        """Scores only fall, so that an open beginning never does better than by as much as it has now.
+
+        The bound for the best hypothesis is exact: the longest sequence is divided by most. That for the K of them
+        takes the present length, as else a penalty would keep rows open to the last step.
+        """
         for row, best in enumerate(self.scores[:, 0].tolist()):
-            reach = self._penalized(best, self.max_length)
-            finished = self.finished[row]
-            if len(finished) >= self.K or any(reach <= hypothesis.score for hypothesis in finished):
+            kept = sorted(self.finished[row], key=lambda hypothesis: -hypothesis.score)[: self.K]
+            self.finished[row] = kept
+            if not kept:
+                continue
+            overtaken = self._penalized(best, self.max_length) > kept[0].score
+            joined = len(kept) < self.K or self._penalized(best, self._length) > kept[-1].score
+            if not (overtaken and joined):
                 self.open[row] = False
 
     def found(self) -> list[list[Hypothesis]]:
