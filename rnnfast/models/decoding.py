@@ -202,7 +202,8 @@ def beam_search(
 
     with n the number of tokens, the end token included (Wu et al., arXiv:1609.08144, section 7). One that ends is
     set aside; a row is finished when it has `beam` of these and nothing open is as good as any, or when nothing
-    open can overtake the best. Those that are cut off at `max_length` count as they are. `beam=1` is the greedy method.
+    open can overtake the best. Those that are cut off at `max_length` count as they are. `beam=1` is the greedy
+    method.
 
     Args:
         step, logits, state: as in :func:`stream`; the state a tensor (L, N, H) or a pair of them.
