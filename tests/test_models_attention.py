@@ -6,16 +6,19 @@ import torch
 from rnnfast.models import Attention
 
 
-@pytest.fixture(params=["bahdanau", "luong"])
+@pytest.fixture(params=["bahdanau", "luong", "scaled_luong"])
 def attention(request):
-    return Attention(request.param, 5, 7).double()
+    found = Attention(request.param, 5, 7).double()
+    found.kind = request.param
+    return found
 
 
 def score(attention, s, m):
-    if attention.additive:
+    if attention.kind == "bahdanau":
         W, U, v = attention.query.weight, attention.keys.weight, attention.score.weight[0]
         return v @ torch.tanh(W @ s + U @ m)
-    return s @ attention.keys.weight @ m
+    product = s @ attention.keys.weight @ m
+    return product / 5**0.5 if attention.kind == "scaled_luong" else product
 
 
 def by_loops(attention, states, memory, lengths):

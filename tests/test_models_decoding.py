@@ -217,7 +217,7 @@ def test_greedy_stops_when_all_rows_have_ended():
     assert len(taken) == 1
 
 
-@pytest.mark.parametrize("attention", [None, "bahdanau", "luong"])
+@pytest.mark.parametrize("attention", [None, "bahdanau", "luong", "scaled_luong"])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
 def test_decoding_by_steps_equals_teacher_forcing(cell, bidirectional, attention):

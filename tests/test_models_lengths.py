@@ -111,7 +111,7 @@ def test_tags_are_found_without_dropout():
     assert found == model.eval().decode(given)
 
 
-@pytest.mark.parametrize("attention", [None, "bahdanau", "luong"])
+@pytest.mark.parametrize("attention", [None, "bahdanau", "luong", "scaled_luong"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_seq2seq(cell, attention):
     model = Seq2Seq(9, 5, 4, 6, cell=cell, bidirectional=True, attention=attention).double()

@@ -53,7 +53,9 @@ def sentences(tmp_path):
     return file
 
 
-SMALL = dict(pieces=300, hidden_size=32, embedding_size=16, epochs=30, batch_size=16, rate=0.02, smoothing=0.0)
+SMALL = dict(
+    pieces=300, hidden_size=32, embedding_size=16, epochs=30, batch_size=16, rate=0.02, smoothing=0.0, hide=0.0
+)
 
 
 def test_a_small_language_is_learnt(sentences, tmp_path, capsys):
@@ -185,16 +187,19 @@ def task(**options):
     train = Translated(["a b", "b", "a a a", "b a"], [["x", "y"], ["y"], ["x x x"], ["y x", "x"]])
     sides = Pieces.learnt(train.sources, 300), Pieces.learnt(["x y x", "y x"], 300)
     model = Seq2Seq(len(sides[0]), len(sides[1]), 4, 6)
-    return TranslateTask(model, train, train, sides, **{"batch_size": 2, "seed": 1, "smoothing": 0.0, **options})
+    return TranslateTask(
+        model, train, train, sides, **{"batch_size": 2, "seed": 1, "smoothing": 0.0, "hidden": 0.0, **options}
+    )
 
 
 def test_each_translation_has_its_turn():
     made = task()
     seen = set()
     for step in range(60):
-        source, lengths, target = made.batch(step)
+        source, lengths, target, given = made.batch(step)
         again = made.batch(step)
-        assert all(bool((a == b).all()) for a, b in zip((source, lengths, target), again, strict=True))
+        assert all(bool((a == b).all()) for a, b in zip((source, lengths, target, given), again, strict=True))
+        assert bool((given == target).all())
         for row, n, t in zip(source.tolist(), lengths.tolist(), target.tolist(), strict=True):
             t = [number for number in t if number]
             assert (t[0], t[-1]) == (START, END)
@@ -206,8 +211,8 @@ def test_each_translation_has_its_turn():
 
 def test_the_loss_is_that_of_pieces_and_ends():
     made = task()
-    source, lengths, target = made.batch(0)
-    total, count = made.loss(made.model, (source, lengths, target))
+    source, lengths, target, given = made.batch(0)
+    total, count = made.loss(made.model, (source, lengths, target, given))
     expected, pieces = 0.0, 0
     for row in range(len(source)):
         wanted = target[row][target[row] != 0]
@@ -216,6 +221,20 @@ def test_the_loss_is_that_of_pieces_and_ends():
         pieces += len(wanted) - 1
     assert count == pieces
     assert total.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_pieces_are_hidden_and_asked_for():
+    made = task(hidden=0.5)
+    plain, hidden = task(), []
+    for step in range(40):
+        (source, _, target, given), (true, _, wanted, _) = made.batch(step), plain.batch(step)
+        assert bool((target == wanted).all())
+        for tokens, before in ((source, true), (given, target)):
+            changed = tokens != before
+            assert bool((tokens[changed] == 1).all())
+            assert not bool((changed & ((before == 0) | (before == START))).any())
+            hidden.append(changed.sum() / ((before != 0) & (before != START)).sum())
+    assert 0.4 < float(torch.stack(hidden).mean()) < 0.6
 
 
 def test_metrics_know_all_right_answers():

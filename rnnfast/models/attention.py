@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from ._checks import one_of
 
-ATTENTIONS = ("bahdanau", "luong")
+ATTENTIONS = ("bahdanau", "luong", "scaled_luong")
 
 
 class Memory(NamedTuple):
@@ -27,18 +28,22 @@ class Attention(nn.Module):
         a_{tj} &= \operatorname{softmax}_j \operatorname{score}(s_t, m_j) \\
         \tilde s_t &= \tanh\bigl(W_c \bigl[\textstyle\sum_j a_{tj} m_j;\, s_t\bigr]\bigr)
 
-    with one of two scores:
+    with one of three scores:
 
     .. math::
-        \text{luong: } s_t^\top W m_j, \qquad \text{bahdanau: } v^\top \tanh(W s_t + U m_j)
+        \text{luong: } s_t^\top W m_j, \qquad \text{scaled\_luong: } s_t^\top W m_j / \sqrt H, \qquad
+        \text{bahdanau: } v^\top \tanh(W s_t + U m_j)
 
-    the multiplicative "general" score of Luong, Pham and Manning (arXiv:1508.04025) and the additive one of
-    Bahdanau, Cho and Bengio (arXiv:1409.0473). Both come after the decoder's recurrence, as in Luong et al., and
-    are not fed back into it; Bahdanau et al. query with the state before and feed what they find into the next
-    step. So the decoder stays one call of a fused layer, and all its steps attend in one batched product.
+    the multiplicative "general" score of Luong, Pham and Manning (arXiv:1508.04025), the same scaled as in Vaswani
+    et al. (arXiv:1706.03762), and the additive one of Bahdanau, Cho and Bengio (arXiv:1409.0473). Products grow
+    with H: unscaled, with hundreds of units, their softmax soon takes one position alone and learns no more.
+
+    All come after the decoder's recurrence, as in Luong et al., and are not fed back into it; Bahdanau et al.
+    query with the state before and feed what they find into the next step. So the decoder stays one call of a
+    fused layer, and all its steps attend in one batched product.
 
     Args:
-        score: ``"luong"`` or ``"bahdanau"``.
+        score: ``"luong"``, ``"scaled_luong"`` or ``"bahdanau"``.
         hidden_size: features of the decoder's states, H.
         memory_size: features of the encoder's states, M.
 
@@ -64,6 +69,7 @@ class Attention(nn.Module):
         one_of(ATTENTIONS, attention=score)
         self.keys = nn.Linear(memory_size, hidden_size, bias=False)
         self.additive = score == "bahdanau"
+        self.scale = 1 / math.sqrt(hidden_size) if score == "scaled_luong" else 1.0
         if self.additive:
             self.query = nn.Linear(hidden_size, hidden_size, bias=False)
             self.score = nn.Linear(hidden_size, 1, bias=False)
@@ -83,7 +89,7 @@ class Attention(nn.Module):
             sums = self.query(states).unsqueeze(2) + memory.keys.unsqueeze(1)
             scores = self.score(torch.tanh(sums)).squeeze(-1)
         else:
-            scores = states @ memory.keys.transpose(1, 2)
+            scores = (self.scale * states) @ memory.keys.transpose(1, 2)
         return scores if memory.padding is None else scores.masked_fill(memory.padding.unsqueeze(1), -torch.inf)
 
 

@@ -67,7 +67,7 @@ class Seq2Seq(nn.Module):
         embedding_size: features of an embedded token, E.
         hidden_size: units, H, of the encoder's every direction and of the decoder.
         bidirectional: whether the encoder reads in both directions.
-        attention: None, ``"bahdanau"`` or ``"luong"``.
+        attention: None, ``"bahdanau"``, ``"luong"`` or ``"scaled_luong"``.
         cell, num_layers, dropout, layers: as in :func:`~rnnfast.models.recurrent_layer`, of both sides.
 
     Shapes:

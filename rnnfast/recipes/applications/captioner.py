@@ -82,7 +82,7 @@ class Captioner(nn.Module):
         channels, size: of images.
         embedding_size, hidden_size, cell, dropout, layers: as of :class:`rnnfast.models.SequenceGenerator`.
         dropout: of words given to the recurrence, and of what is read out.
-        attention: ``"none"``, ``"luong"`` or ``"bahdanau"``.
+        attention: ``"none"``, or as of :class:`rnnfast.models.Attention`.
 
     Shapes:
         * images: (B, C, S, S) uint8.

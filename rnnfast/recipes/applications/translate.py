@@ -17,10 +17,11 @@ from ..._program import Result, needs, setting
 from ...lab.figures import draw_attention, panels
 from ...lab.report import table
 from ...models import Seq2Seq
+from ...models.attention import ATTENTIONS
 from .. import data
 from ..order import Order
 from ..training import Schedule, generator
-from ..vocabulary import PADDING, padded
+from ..vocabulary import PADDING, UNKNOWN, padded
 from . import pairs
 from .application import Application, ChoosingTask, Prediction
 from .pairs import END, START, Pieces, Translated
@@ -56,6 +57,7 @@ class TranslateTask(ChoosingTask):
         train, dev: to train on, and to choose the best weights by.
         sides: pieces of the sources and of the targets.
         smoothing: of the true piece's probability, to all pieces alike.
+        hidden: share of pieces given to the model that are replaced by one that is not known.
     """
 
     def __init__(
@@ -68,24 +70,32 @@ class TranslateTask(ChoosingTask):
         batch_size: int,
         seed: int,
         smoothing: float,
+        hidden: float,
     ) -> None:
         super().__init__(model)
-        self.dev, self.sides, self.seed, self.smoothing = dev, sides, seed, smoothing
+        self.dev, self.sides, self.seed, self.smoothing, self.hidden = dev, sides, seed, smoothing, hidden
         self.sources = pairs.many(sides[0], train.sources)
         self.targets = [pairs.many(sides[1], targets) for targets in train.targets]
         lengths = torch.tensor([len(source) for source in self.sources])
         self.order = Order(len(lengths), batch_size, seed, lengths)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Sources, their lengths, and targets with start and end."""
-        rows = self.order[step].tolist()
-        draw = torch.rand(len(rows), generator=generator(self.seed, step)).tolist()
+    def batch(self, step: int) -> tuple[Tensor, ...]:
+        """Sources, their lengths, targets with start and end, and these as they are given to the model."""
+        rows, random = self.order[step].tolist(), generator(self.seed, step)
+        draw = torch.rand(len(rows), generator=random).tolist()
         targets = [self.targets[row][int(r * len(self.targets[row]))] for row, r in zip(rows, draw, strict=True)]
-        return pairs.batch([self.sources[row] for row in rows], targets)
+        source, lengths, target = pairs.batch([self.sources[row] for row in rows], targets)
+        return self._hide(source, random), lengths, target, self._hide(target, random)
 
-    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, int]:
+    def _hide(self, tokens: Tensor, random: torch.Generator) -> Tensor:
+        """Word dropout (Iyyer et al., "Deep unordered composition", ACL 2015); start and padding stay."""
+        chosen = torch.rand(tokens.shape, generator=random) < self.hidden
+        return tokens.masked_fill(chosen & (tokens != PADDING) & (tokens != START), UNKNOWN)
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, int]:
         """Cross-entropy of the targets' pieces, smoothed (Szegedy et al., arXiv:1512.00567)."""
-        return self._nats(model, batch, self.smoothing)
+        source, lengths, target, given = batch
+        return self._nats(model(source, given[:, :-1], lengths), target, self.smoothing)
 
     def evaluate(self) -> dict[str, float]:
         """-log p of a piece of the first translations to choose by."""
@@ -96,16 +106,14 @@ class TranslateTask(ChoosingTask):
             sources = pairs.many(self.sides[0], self.dev.sources[some])
             targets = pairs.many(self.sides[1], [targets[0] for targets in self.dev.targets[some]])
             source, lengths, target = pairs.batch(sources, targets)
-            nats, pieces = self._nats(self.model, (source.to(place), lengths, target.to(place)), 0.0)
+            target = target.to(place)
+            nats, pieces = self._nats(self.model(source.to(place), target[:, :-1], lengths), target, 0.0)
             total, count = total + float(nats), count + pieces
         self.best.note(self.model, total / count)
         return {"held out": total / count}
 
-    def _nats(
-        self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], smoothing: float
-    ) -> tuple[Tensor, int]:
-        source, lengths, target = batch
-        logits, wanted = model(source, target[:, :-1], lengths), target[:, 1:]
+    def _nats(self, logits: Tensor, target: Tensor, smoothing: float) -> tuple[Tensor, int]:
+        wanted = target[:, 1:]
         nats = F.cross_entropy(
             logits.flatten(0, 1).float(),
             wanted.flatten(),
@@ -210,7 +218,7 @@ class Translate(Application):
     examples = ("--reverse", "--text mine.tsv --pieces 1000", "--cell lstm --attention bahdanau")
 
     cell: str = setting("gru", "of encoder and decoder", choices=("rnn", "lstm", "gru"))
-    attention: str = setting("luong", "of the model that has one", choices=("luong", "bahdanau"))
+    attention: str = setting("scaled_luong", "of the model that has one", choices=ATTENTIONS)
     text: Path | None = setting(
         None, "text of your own: on each line a sentence, a tab and its translation", metavar="FILE"
     )
@@ -222,6 +230,7 @@ class Translate(Application):
     epochs: int = setting(6, "times that each sentence is trained on", least=1)
     batch_size: int = setting(128, "sentences of a step", least=1)
     dropout: float = setting(0.2, "share of features dropped between layers", least=0)
+    hide: float = setting(0.1, "share of pieces hidden in training", least=0)
     smoothing: float = setting(0.1, "probability given to all pieces alike in training", least=0)
     rate: float = setting(3e-3, "highest learning rate", least=0)
 
@@ -236,7 +245,14 @@ class Translate(Application):
             torch.manual_seed(self.seed)
             model = network(self.settings(), sides, attention)
             task = TranslateTask(
-                model, train, dev, sides, batch_size=self.batch_size, seed=self.seed, smoothing=self.smoothing
+                model,
+                train,
+                dev,
+                sides,
+                batch_size=self.batch_size,
+                seed=self.seed,
+                smoothing=self.smoothing,
+                hidden=self.hide,
             )
             per_epoch = task.order.steps_per_epoch
             minutes = None if self.minutes is None else self.minutes / 2

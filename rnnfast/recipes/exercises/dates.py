@@ -15,6 +15,7 @@ from ..._program import Result, setting
 from ...lab.figures import draw_attention, panels
 from ...lab.report import table
 from ...models import CELLS, Seq2Seq
+from ...models.attention import ATTENTIONS
 from ..recipe import Recipe
 from ..training import Schedule, Task
 from ..vocabulary import padded
@@ -105,7 +106,7 @@ class Dates(Recipe):
     examples = ("--locales en_US ja_JP", "--attention bahdanau", "--cell lstm --attention none --steps 3000")
 
     cell: str = setting("gru", "of encoder and decoder", choices=CELLS)
-    attention: str = setting("luong", "of the decoder to the encoder", choices=("none", "bahdanau", "luong"))
+    attention: str = setting("luong", "of the decoder to the encoder", choices=("none", *ATTENTIONS))
     locales: tuple[str, ...] = setting(
         ("en_US", "en_GB", "de_DE", "fr_FR", "es_ES", "it_IT", "nl_NL", "pt_BR", "pl_PL", "ru_RU"),
         "languages and countries",
