@@ -228,7 +228,7 @@ class Caption(Application):
     size: int = setting(32, "pixels that images are stretched to, in both directions", least=8)
     grey: bool = setting(False, "whether --images are made grey")
     scenes: int = setting(20000, "scenes to train on", least=1)
-    attention: str = setting("luong", "of each word to the image", choices=("none", *ATTENTIONS))
+    attention: str = setting("scaled_luong", "of each word to the image", choices=("none", *ATTENTIONS))
     hidden_size: int = setting(256, "units", least=1)
     embedding_size: int = setting(64, "features of a word", least=1)
     epochs: int = setting(10, "times that each caption is trained on", least=1)
