@@ -34,6 +34,7 @@ def setting(
     *,
     choices: Sequence[Any] = (),
     least: float | None = None,
+    most: float | None = None,
     metavar: str = "",
     positional: bool = False,
 ) -> Any:
@@ -42,7 +43,7 @@ def setting(
     Args:
         positional: whether the command line has it without a name, and may leave it out.
     """
-    metadata = {"about": about, "choices": tuple(choices), "least": least, "metavar": metavar}
+    metadata = {"about": about, "choices": tuple(choices), "least": least, "most": most, "metavar": metavar}
     metadata["positional"] = positional
     return field(default=default, metadata=metadata)
 
@@ -189,11 +190,13 @@ class Program:
             value, name = getattr(self, f.name), option_name(f.name)
             values = value if isinstance(value, tuple) else (value,)
             for v in values:
-                choices, least = f.metadata["choices"], f.metadata["least"]
+                choices, least, most = (f.metadata[limit] for limit in ("choices", "least", "most"))
                 if choices and v not in choices:
                     raise UserError(f"{name}: got {v}, expected one of {', '.join(map(str, choices))}")
                 if least is not None and v is not None and not v >= least:
                     raise UserError(f"{name}: got {v}, expected at least {least}")
+                if most is not None and v is not None and not v <= most:
+                    raise UserError(f"{name}: got {v}, expected at most {most}")
             if value == ():
                 raise UserError(f"{name}: got no value, expected one or more")
         try:

@@ -210,3 +210,14 @@ def test_a_file_that_is_no_run(tmp_path):
     report = run(BENCHMARKS / "report.py", tmp_path / "a.json")
     assert report.returncode != 0
     assert "holds no benchmark of these" in report.stderr
+
+
+@pytest.mark.slow
+def test_applications_with_both_layers(tmp_path):
+    record = tmp_path / "applications.json"
+    result = run(BENCHMARKS / "applications.py", "caption", "--seconds", "1", "--json", record)
+    assert result.returncode == 0, result.stdout + result.stderr
+    row = json.loads(record.read_text())["applications"]["caption"]
+    assert row["ratio"] == pytest.approx(row["seconds, torch"] / row["seconds, rnnfast"])
+    assert 0 < row["recurrent share, rnnfast"] < row["recurrent share, torch"] + 0.2 < 1
+    assert "recurrent share, torch" in result.stdout.splitlines()[0]

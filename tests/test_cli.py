@@ -42,7 +42,7 @@ class Toy(Program):
     numbers: tuple[int, ...] = setting((1, 2), "to add, 100% of them", least=0)
     name: str = setting("sum", "of the result", choices=("sum", "total"))
     loud: bool = setting(False, "whether to shout")
-    within: float | None = setting(None, "what the sum may be at most")
+    within: float | None = setting(None, "what the sum may be at most", most=1000)
     folder: Path | None = setting(None, "to look into", metavar="FOLDER")
 
     def run(self):
@@ -176,6 +176,7 @@ def test_a_command_that_cannot_be_read(which, toy, capsys):
 WRONG = {
     "choice": (["--name", "x"], "--name: got x, expected one of sum, total"),
     "least": (["--numbers", "1", "-2"], "--numbers: got -2, expected at least 0"),
+    "most": (["--within", "1001"], "--within: got 1001.0, expected at most 1000"),
     "device": (["--device", "abacus"], "--device: cannot use 'abacus': "),
     "its own": (["--name", "total"], "total: it is not known"),
     "output": (["--output", __file__], "--output: cannot write to "),

@@ -233,7 +233,7 @@ class Caption(Application):
     embedding_size: int = setting(64, "features of a word", least=1)
     epochs: int = setting(10, "times that each caption is trained on", least=1)
     batch_size: int = setting(64, "captions of a step", least=1)
-    dropout: float = setting(0.2, "share of what is read out that is dropped in training", least=0)
+    dropout: float = setting(0.2, "share of what is read out that is dropped in training", least=0, most=1)
     rate: float = setting(3e-3, "highest learning rate", least=0)
 
     def fit(self) -> tuple[CaptionTask, Progress, Parts]:

@@ -196,7 +196,7 @@ class Music(Application):
     cell: str = setting("gru", "of the layers", choices=("rnn", "lstm", "gru"))
     hidden_size: int = setting(200, "units", least=1)
     num_layers: int = setting(1, "recurrences on one another", least=1)
-    dropout: float = setting(0.3, "share of states dropped in training", least=0)
+    dropout: float = setting(0.3, "share of states dropped in training", least=0, most=1)
     transpose: int = setting(0, "semitones that chorales are moved by at most in training", least=0)
     epochs: int = setting(40, "times that each chorale is trained on", least=1)
     batch_size: int = setting(4, "chorales of a step", least=1)

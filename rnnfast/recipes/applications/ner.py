@@ -233,8 +233,8 @@ class Ner(Application):
     embedding_size: int = setting(64, "features of a word", least=1)
     epochs: int = setting(20, "times that each sentence is trained on", least=1)
     batch_size: int = setting(16, "sentences of a step", least=1)
-    dropout: float = setting(0.6, "share of a word's features dropped in training", least=0)
-    hide: float = setting(0.2, "share of words hidden in training", least=0)
+    dropout: float = setting(0.6, "share of a word's features dropped in training", least=0, most=1)
+    hide: float = setting(0.2, "share of words hidden in training", least=0, most=1)
     rate: float = setting(4e-3, "highest learning rate", least=0)
 
     def fit(self) -> Any:

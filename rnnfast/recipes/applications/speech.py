@@ -215,7 +215,7 @@ class Speech(Application):
     hidden_size: int = setting(128, "units of each direction", least=1)
     num_layers: int = setting(2, "recurrences on one another", least=1)
     bidirectional: bool = setting(True, "whether the recording is read from its end too")
-    dropout: float = setting(0.2, "share of features and states dropped in training", least=0)
+    dropout: float = setting(0.2, "share of features and states dropped in training", least=0, most=1)
     mask: int = setting(4, "bands and frames at most in each of four stripes hidden in training", least=0)
     steps: int = setting(2000, "of training", least=1)
     batch_size: int = setting(16, "strings of a step", least=1)

@@ -229,9 +229,9 @@ class Translate(Application):
     num_layers: int = setting(1, "recurrences stacked on one another, of both", least=1)
     epochs: int = setting(6, "times that each sentence is trained on", least=1)
     batch_size: int = setting(128, "sentences of a step", least=1)
-    dropout: float = setting(0.2, "share of features dropped between layers", least=0)
-    hide: float = setting(0.1, "share of pieces hidden in training", least=0)
-    smoothing: float = setting(0.1, "probability given to all pieces alike in training", least=0)
+    dropout: float = setting(0.2, "share of features dropped between layers", least=0, most=1)
+    hide: float = setting(0.1, "share of pieces hidden in training", least=0, most=1)
+    smoothing: float = setting(0.1, "probability given to all pieces alike in training", least=0, most=1)
     rate: float = setting(3e-3, "highest learning rate", least=0)
 
     def fit(self) -> Any:

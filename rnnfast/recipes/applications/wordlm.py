@@ -38,7 +38,7 @@ class WordLM(Language):
 
     hidden_size: int = setting(256, "units", least=1)
     embedding_size: int = setting(128, "features of a token", least=1)
-    hide: float = setting(0.2, "share of tokens hidden in training", least=0)
+    hide: float = setting(0.2, "share of tokens hidden in training", least=0, most=1)
     epochs: int = setting(5, "times that the text is gone through", least=1)
     length: int = setting(50, "steps through which gradients flow", least=1)
 

@@ -41,7 +41,7 @@ class HiddenStates(Recipe):
     embedding_size: int = setting(64, "features of a word", least=1)
     epochs: int = setting(5, "times that each sentence is trained on", least=1)
     batch_size: int = setting(32, "sentences of a step", least=1)
-    hide: float = setting(0.3, "share of words that are hidden in training", least=0)
+    hide: float = setting(0.3, "share of words that are hidden in training", least=0, most=1)
     rate: float = setting(3e-3, "highest learning rate", least=0)
     sentences: int = setting(150, "held-out ones whose states are drawn", least=2)
 

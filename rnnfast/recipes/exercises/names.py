@@ -46,7 +46,7 @@ class NameClassification(Recipe):
     embedding_size: int = setting(64, "features of a character", least=1)
     epochs: int = setting(16, "times that each name is trained on", least=1)
     batch_size: int = setting(128, "names of a step", least=1)
-    dropout: float = setting(0.4, "share of features that are dropped in training", least=0)
+    dropout: float = setting(0.4, "share of features that are dropped in training", least=0, most=1)
     rate: float = setting(3e-3, "highest learning rate", least=0)
 
     def run(self) -> Result:
