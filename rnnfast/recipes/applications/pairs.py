@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from ..._program import UserError, needs, read_text
-from ..vocabulary import PADDING, padded
+from ..vocabulary import padded
 
 ZIP, MEMBER = "fra-eng.zip", "fra.txt"
 # The first have the numbers of ..vocabulary.
@@ -181,7 +181,6 @@ def many(pieces: Pieces, sentences: list[str]) -> list[list[int]]:
 
 __all__ = [
     "END",
-    "PADDING",
     "START",
     "ZIP",
     "Pieces",

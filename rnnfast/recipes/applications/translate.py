@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 WITHOUT, WITH = "without attention", "with attention"
 MEMORY = "translation memory"
 AT_ONCE = 128  # sentences that are translated together
-PENALTY = 1.0  # of length, in beam search
+BEAM, PENALTY = 5, 1.0  # of beam search: its width, and that of length
 LENGTHS = (4, 6, 8, 10)  # words of a source, where the picture's groups end
 
 
@@ -176,7 +176,7 @@ class PredictTranslate(Prediction):
     expects = "sentences, one a line"
     examples = ('"Where is the station?"', "letter.txt --beam 8 --output letter")
 
-    beam: int = setting(5, "how many beginnings of a translation are followed", least=1)
+    beam: int = setting(BEAM, "how many beginnings of a translation are followed", least=1)
     attention: bool = setting(True, "whether the model with attention answers")
 
     def load(self, content: dict[str, Any]) -> list[nn.Module]:
@@ -275,7 +275,7 @@ class Translate(Application):
         tasks, curves, (train, _, test), sides = trained
         vocabulary = [side.text() for side in sides]
         self.save_model("translate", [task.model for task in tasks.values()], vocabulary=vocabulary)
-        written = {name: translated(task.model, sides, test.sources, 5) for name, task in tasks.items()}
+        written = {name: translated(task.model, sides, test.sources, BEAM) for name, task in tasks.items()}
         answers = {MEMORY: from_memory(train, test.sources)}
         answers |= {name: [sides[1].decode(row) for row in rows] for name, rows in written.items()}
         judged = {name: bleu(found, test.targets) for name, found in answers.items()}
