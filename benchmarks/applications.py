@@ -65,14 +65,21 @@ class Collector(Trainer):
 
 
 def last_training(application: str, layers: str) -> tuple[Any, int]:
-    """What takes the steps of an application's last training, and how many are an epoch."""
+    """What takes the steps of an application's last training, and how many are an epoch.
+
+    All of them where there are no epochs, since what is trained on is put together anew at each step.
+    """
     collector = Collector()
     program: Any = APPLICATIONS[application](layers=layers)
     with mock.patch.object(Recipe, "trainer", return_value=collector):
         program.fit()
     task: Any
     task, schedule, name = collector.wanted[-1]
-    steps = task.per_epoch if hasattr(task, "per_epoch") else task.order.steps_per_epoch
+    steps = schedule.steps
+    if hasattr(task, "per_epoch"):
+        steps = task.per_epoch
+    elif hasattr(task, "order"):
+        steps = task.order.steps_per_epoch
     return Trainer(seed=program.seed).begin(task, schedule, name), steps
 
 
