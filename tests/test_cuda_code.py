@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sysconfig
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,13 @@ def cuobjdump(*options):
     return done.stdout
 
 
+@lru_cache(maxsize=1)  # tens of megabytes; tests go from one to the next
+def instructions(arch):
+    """The instructions of each kernel, by its name."""
+    bodies = re.split(r"Function : ", cuobjdump("-sass", "-arch", arch))[1:]
+    return dict(zip(demangled([body.split("\n", 1)[0] for body in bodies]), bodies, strict=True))
+
+
 def demangled(names):
     if shutil.which("c++filt") is None:
         pytest.skip("c++filt is not installed; binutils has it")
@@ -69,11 +77,8 @@ def test_registers_and_local_memory(arch):
 
 
 def test_products_of_16_bits_and_of_tf32_are_tensor_core_instructions(arch):
-    sass = cuobjdump("-sass", "-arch", arch)
-    bodies = re.split(r"Function : ", sass)[1:]
-    names = demangled([body.split("\n", 1)[0] for body in bodies])
     seen = 0
-    for name, body in zip(names, bodies, strict=True):
+    for name, body in instructions(arch).items():
         found = set(re.findall(r"HMMA[.A-Z0-9]*", body))
         product = re.search(r"CrewMma<.*?, (\w+) ?> ?>", name)
         if product is None or is_empty(name, arch):
@@ -87,10 +92,7 @@ def test_products_of_16_bits_and_of_tf32_are_tensor_core_instructions(arch):
 
 def test_clusters_write_to_each_other(arch):
     """Each step's stores and its barriers are the instructions that they should be."""
-    sass = cuobjdump("-sass", "-arch", arch)
-    bodies = re.split(r"Function : ", sass)[1:]
-    names = demangled([body.split("\n", 1)[0] for body in bodies])
-    clusters = [body for name, body in zip(names, bodies, strict=True) if "cluster_kernel" in name]
+    clusters = [body for name, body in instructions(arch).items() if "cluster_kernel" in name]
     assert len(clusters) == 40
     for body in clusters:
         assert ("SYNCS.PHASECHK" in body) == ("UCGABAR_ARV" in body) == (arch not in ("sm_75", "sm_80"))
