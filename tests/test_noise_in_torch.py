@@ -152,14 +152,20 @@ MANY = 48  # with 16 bits: what is normalised of a few units may be what roundin
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(name, dtype):
     layer, x = make(name, MANY).float(), some_input().float().requires_grad_()
-    with torch.autocast("cpu", dtype):
+
+    def with_gradients():
         found = results(layer, x)
-    assert all(r.dtype == dtype for r in found)
-    gradients = torch.autograd.grad(sum(r.float().sum() for r in found), [x, *layer.parameters()])
-    expected = results(layer, x)
-    exact = torch.autograd.grad(sum(r.sum() for r in expected), [x, *layer.parameters()])
-    for a, b in zip((*found, *gradients), (*expected, *exact), strict=True):
-        assert (a.float() - b).norm() <= 0.15 * b.norm() + 0.05
+        return [*found, *torch.autograd.grad(sum(r.float().sum() for r in found), [x, *layer.parameters()])]
+
+    with torch.autocast("cpu", dtype):
+        found = with_gradients()
+        with in_plain_torch():
+            plain = with_gradients()
+    assert all(r.dtype == dtype for r in found[:2])
+    # What is normalised may make of a rounding error a large one, whoever computes it.
+    for a, b, exact in zip(found, plain, with_gradients(), strict=True):
+        tolerance = max(0.15 * exact.norm(), 2 * (b.float() - exact).norm())
+        assert (a.float() - exact).norm() <= tolerance + 0.05
 
 
 def test_autocast_that_normalises_in_float32(monkeypatch):
