@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from ..._program import Program, Result, UserError, main_process, read_text, setting
 from ...models import CELLS
+from ..order import Order
 from ..recipe import DAMAGE, Recipe, load_model
-from ..training import Task
+from ..training import Progress, Schedule, Task
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,22 @@ class Application(Recipe):
         """Saves the model and evaluates it."""
         raise NotImplementedError
 
+    def train_and_choose(
+        self, task: ChoosingTask, name: str, *, epochs: int, rate: float, models: int = 1
+    ) -> Progress:
+        """Trains a model, evaluates it after each epoch, and leaves it with the best weights.
+
+        Args:
+            name: of the training; epochs, rate: see :class:`~rnnfast.recipes.training.Schedule`.
+            models: that share the time that training may take.
+        """
+        per_epoch = task.order.steps_per_epoch
+        minutes = None if self.minutes is None else self.minutes / models
+        schedule = Schedule(epochs * per_epoch, rate, evaluate_every=per_epoch, minutes=minutes)
+        progress = self.trainer().train(task, schedule, name)
+        task.best.restore(task.model)
+        return progress
+
 
 class Best:
     """The weights that a model had when a metric was lowest; part of what a task carries."""
@@ -153,7 +170,12 @@ class Best:
 
 
 class ChoosingTask(Task):
-    """A task that carries the weights that were best on data it is not trained on."""
+    """A task that carries the weights that were best on data it is not trained on.
+
+    Subclasses set `order`, that of the rows they train on.
+    """
+
+    order: Order
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)

@@ -18,7 +18,7 @@ from ..._program import Result, UserError, setting
 from ...lab.report import table
 from ...models.attention import ATTENTIONS
 from ..order import Order
-from ..training import Progress, Schedule, generator
+from ..training import Progress, generator
 from ..vocabulary import PADDING, UNKNOWN, Vocabulary, padded
 from . import images, scenes
 from .application import Application, ChoosingTask, Prediction
@@ -253,11 +253,7 @@ class Caption(Application):
             batch_size=self.batch_size,
             seed=self.seed,
         )
-        per_epoch = task.order.steps_per_epoch
-        schedule = Schedule(self.epochs * per_epoch, self.rate, evaluate_every=per_epoch, minutes=self.minutes)
-        progress = self.trainer().train(task, schedule, "caption")
-        task.best.restore(task.model)
-        return task, progress, parts
+        return task, self.train_and_choose(task, "caption", epochs=self.epochs, rate=self.rate), parts
 
     def read(self) -> Parts:
         """The images of each part."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...lab.figures import panels
 from ..training import Progress
 from .captioner import Told
+from .curves import plot_losses
 from .images import Captioned
 
 if TYPE_CHECKING:
@@ -101,14 +102,10 @@ def _looks(told: Told) -> Tensor:
 def draw_curve(progress: Progress) -> Figure:
     """Loss in training and on the images to choose by, and how many of these are told to the word."""
     figure, (axes, exact) = panels(1, 2)
-    span = max(1, len(progress.losses) // 100)
-    blocks = [progress.losses[i : i + span] for i in range(0, len(progress.losses), span)]
-    axes.plot([i * span for i in range(len(blocks))], [sum(b) / len(b) for b in blocks], label="training")
-    steps = [found["step"] for found in progress.metrics]
-    axes.plot(steps, [found["held out"] for found in progress.metrics], marker="o", label="to choose by")
-    axes.set(xlabel="training step", ylabel="nats per word", title="Learning")
+    plot_losses(axes, progress, "to choose by")
+    axes.set(ylabel="nats per word", title="Learning")
     axes.set_ylim(bottom=0)
-    axes.legend()
+    steps = [found["step"] for found in progress.metrics]
     exact.plot(steps, [100 * found["exact"] for found in progress.metrics], marker="o", color="C1")
     exact.set(xlabel="training step", ylabel="%", ylim=(0, 100), title="To choose by: told to the word")
     return figure

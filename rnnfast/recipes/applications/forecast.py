@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..._program import Result, UserError, setting
 from ...lab.figures import panels
 from ...lab.report import table
-from ...models import ReadoutRNN
+from ...models import CELLS, ReadoutRNN
 from .. import data
 from ..order import Order
 from ..training import Schedule
@@ -192,7 +192,7 @@ class Forecast(Application):
     prediction = PredictForecast
     examples = ("--series airline", "--csv sales.csv --column Units --season 7", "--cell lstm --layers torch")
 
-    cell: str = setting("gru", "of the layer", choices=("rnn", "lstm", "gru"))
+    cell: str = setting("gru", "of the layer", choices=CELLS)
     series: tuple[str, ...] = setting(tuple(KNOWN), "to learn, each by itself", choices=tuple(KNOWN))
     csv: Path | None = setting(None, "with a series of yours, in place of these", metavar="FILE")
     column: str | None = setting(None, "of --csv (default: the last)", metavar="NAME")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..._program import UserError, needs, read_text
 from .application import is_file
+from .references import streams
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -190,9 +191,7 @@ def scores(found: Sequence[str], truth: Sequence[Sequence[str]]) -> dict[str, fl
     words as they are here.)
     """
     sacrebleu: Any = needs("sacrebleu", "recipes")
-    most = max(map(len, truth))
-    references = [[row[i] if i < len(row) else None for row in truth] for i in range(most)]
-    bleu = sacrebleu.corpus_bleu(list(found), references, tokenize="none", force=True)
+    bleu = sacrebleu.corpus_bleu(list(found), streams(truth), tokenize="none", force=True)
     exact = sum(caption in row for caption, row in zip(found, truth, strict=True)) / len(found)
     return {"exact": exact, "BLEU": float(bleu.score)}
 

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from ..._program import Result, UserError, read_text, setting
 from ...lab.figures import panels
-from ...models import LanguageModel, detached
+from ...models import CELLS, LanguageModel, detached
 from .. import data
 from ..training import Progress, Schedule, Task, generator
 from ..vocabulary import UNKNOWN, Vocabulary
 from .application import Application, Prediction
+from .curves import plot_losses
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -224,7 +225,7 @@ class Language(Application):
     name: ClassVar[str] = ""
     least: ClassVar[int] = 1
 
-    cell: str = setting("gru", "of the layers", choices=("rnn", "lstm", "gru"))
+    cell: str = setting("gru", "of the layers", choices=CELLS)
     text: Path | None = setting(None, "UTF-8 text to learn (default: tinyshakespeare)", metavar="FILE")
     num_layers: int = setting(1, "recurrences on one another", least=1)
     hidden_size: int = setting(384, "units", least=1)
@@ -309,13 +310,8 @@ class Language(Application):
 def draw_curve(progress: Progress, name: str) -> Figure:
     """Loss in training and on held-out text."""
     figure, (axes,) = panels()
-    span = max(1, len(progress.losses) // 100)
-    blocks = [progress.losses[i : i + span] for i in range(0, len(progress.losses), span)]
-    axes.plot([i * span for i in range(len(blocks))], [sum(b) / len(b) for b in blocks], label="training")
-    steps = [found["step"] for found in progress.metrics]
-    axes.plot(steps, [found["held out"] for found in progress.metrics], marker="o", label="held out")
-    axes.set(xlabel="training step", ylabel="nats per token", title=f"{name}: learning")
-    axes.legend()
+    plot_losses(axes, progress, "held out")
+    axes.set(ylabel="nats per token", title=f"{name}: learning")
     return figure
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..._program import Result, setting
 from ...lab.figures import panels
-from ...models import recurrent_layer, run, valid
+from ...models import CELLS, recurrent_layer, run, valid
 from .. import data
 from ..order import Order
 from ..training import Schedule, generator
@@ -193,7 +193,7 @@ class Music(Application):
     prediction = PredictMusic
     examples = ("--cell lstm", "--transpose 5", "--minutes 2 --layers torch")
 
-    cell: str = setting("gru", "of the layers", choices=("rnn", "lstm", "gru"))
+    cell: str = setting("gru", "of the layers", choices=CELLS)
     hidden_size: int = setting(200, "units", least=1)
     num_layers: int = setting(1, "recurrences on one another", least=1)
     dropout: float = setting(0.3, "share of states dropped in training", least=0, most=1)

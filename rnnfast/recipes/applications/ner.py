@@ -17,7 +17,7 @@ from ...lab.report import table
 from ...models import Tagger
 from .. import data
 from ..order import Order
-from ..training import Schedule, generator
+from ..training import generator
 from ..vocabulary import Vocabulary
 from . import entities
 from .application import Application, ChoosingTask, Prediction
@@ -250,11 +250,9 @@ class Ner(Application):
             torch.manual_seed(self.seed)
             model = network(self.settings(), len(spelt), len(names), crf)
             task = NerTask(model, train, dev, names, batch_size=self.batch_size, seed=self.seed, hidden=self.hide)
-            per_epoch = task.order.steps_per_epoch
-            minutes = None if self.minutes is None else self.minutes / 2
-            schedule = Schedule(self.epochs * per_epoch, self.rate, evaluate_every=per_epoch, minutes=minutes)
-            curves[name] = self.trainer().train(task, schedule, name.replace(" ", "-"))
-            task.best.restore(task.model)
+            curves[name] = self.train_and_choose(
+                task, name.replace(" ", "-"), epochs=self.epochs, rate=self.rate, models=2
+            )
             tasks[name] = task
         return tasks, curves, parts, spelt
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..._program import Result, needs, setting
 from ...lab.figures import panels, write_words
 from ...lab.report import table
-from ...models import recurrent_layer, run, valid
+from ...models import CELLS, recurrent_layer, run, valid
 from .. import data
 from ..classification import scores
 from ..exercises.name_model import Ngrams
@@ -229,7 +229,7 @@ class Sentiment(Application):
     prediction = PredictSentiment
     examples = ("--cell lstm", "--models 1 --seed 3", "--layers torch")
 
-    cell: str = setting("gru", "of the layer", choices=("rnn", "lstm", "gru"))
+    cell: str = setting("gru", "of the layer", choices=CELLS)
     models: int = setting(3, "of a seed each; their mean accuracy is told, and they answer together", least=1)
     hidden_size: int = setting(64, "units of each direction", least=1)
     embedding_size: int = setting(64, "features of a word", least=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,15 +16,16 @@ from torch import Tensor, nn
 from ..._program import Result, needs, setting
 from ...lab.figures import draw_attention, panels
 from ...lab.report import table
-from ...models import Seq2Seq
+from ...models import CELLS, Seq2Seq
 from ...models.attention import ATTENTIONS
 from .. import data
 from ..order import Order
-from ..training import Schedule, generator
+from ..training import generator
 from ..vocabulary import PADDING, UNKNOWN, padded
 from . import pairs
 from .application import Application, ChoosingTask, Prediction
 from .pairs import END, START, Pieces, Translated
+from .references import streams
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,7 +74,8 @@ class TranslateTask(ChoosingTask):
         hidden: float,
     ) -> None:
         super().__init__(model)
-        self.dev, self.sides, self.seed, self.smoothing, self.hidden = dev, sides, seed, smoothing, hidden
+        self.sides, self.seed, self.smoothing, self.hidden = sides, seed, smoothing, hidden
+        self.dev = list(first_translations(dev, sides))
         self.sources = pairs.many(sides[0], train.sources)
         self.targets = [pairs.many(sides[1], targets) for targets in train.targets]
         lengths = torch.tensor([len(source) for source in self.sources])
@@ -101,11 +103,7 @@ class TranslateTask(ChoosingTask):
         """-log p of a piece of the first translations to choose by."""
         total, count = 0.0, 0
         place = next(self.model.parameters()).device
-        for begin in range(0, len(self.dev.sources), AT_ONCE):
-            some = slice(begin, begin + AT_ONCE)
-            sources = pairs.many(self.sides[0], self.dev.sources[some])
-            targets = pairs.many(self.sides[1], [targets[0] for targets in self.dev.targets[some]])
-            source, lengths, target = pairs.batch(sources, targets)
+        for source, lengths, target in self.dev:
             target = target.to(place)
             nats, pieces = self._nats(self.model(source.to(place), target[:, :-1], lengths), target, 0.0)
             total, count = total + float(nats), count + pieces
@@ -122,6 +120,15 @@ class TranslateTask(ChoosingTask):
             label_smoothing=smoothing,
         )
         return nats, int((wanted != PADDING).sum())
+
+
+def first_translations(found: Translated, sides: tuple[Pieces, Pieces]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Batches of all sentences and the first translation of each; see :func:`~.pairs.batch`."""
+    sources = pairs.many(sides[0], found.sources)
+    targets = pairs.many(sides[1], [targets[0] for targets in found.targets])
+    for begin in range(0, len(sources), AT_ONCE):
+        some = slice(begin, begin + AT_ONCE)
+        yield pairs.batch(sources[some], targets[some])
 
 
 def translated(model: Any, sides: tuple[Pieces, Pieces], sentences: list[str], beam: int) -> list[list[int]]:
@@ -153,10 +160,8 @@ def bleu(answers: list[str], references: list[list[str]]) -> dict[str, float]:
     (Papineni et al., "BLEU", ACL 2002; Popovic, "chrF", WMT 2015; Post, "A call for clarity", WMT 2018.)
     """
     metrics: Any = needs("sacrebleu.metrics", "recipes")
-    most = max(map(len, references))
-    streams = [[row[i] if i < len(row) else None for row in references] for i in range(most)]
     kinds = {"BLEU": metrics.BLEU(), "chrF": metrics.CHRF()}
-    return {name: metric.corpus_score(answers, streams).score for name, metric in kinds.items()}
+    return {name: metric.corpus_score(answers, streams(references)).score for name, metric in kinds.items()}
 
 
 def from_memory(train: Translated, sources: list[str]) -> list[str]:
@@ -217,7 +222,7 @@ class Translate(Application):
     prediction = PredictTranslate
     examples = ("--reverse", "--text mine.tsv --pieces 1000", "--cell lstm --attention bahdanau")
 
-    cell: str = setting("gru", "of encoder and decoder", choices=("rnn", "lstm", "gru"))
+    cell: str = setting("gru", "of encoder and decoder", choices=CELLS)
     attention: str = setting("scaled_luong", "of the model that has one", choices=ATTENTIONS)
     text: Path | None = setting(
         None, "text of your own: on each line a sentence, a tab and its translation", metavar="FILE"
@@ -254,11 +259,9 @@ class Translate(Application):
                 smoothing=self.smoothing,
                 hidden=self.hide,
             )
-            per_epoch = task.order.steps_per_epoch
-            minutes = None if self.minutes is None else self.minutes / 2
-            schedule = Schedule(self.epochs * per_epoch, self.rate, evaluate_every=per_epoch, minutes=minutes)
-            curves[name] = self.trainer().train(task, schedule, name.replace(" ", "-"))
-            task.best.restore(task.model)
+            curves[name] = self.train_and_choose(
+                task, name.replace(" ", "-"), epochs=self.epochs, rate=self.rate, models=2
+            )
             tasks[name] = task
         return tasks, curves, parts, sides
 
