@@ -16,7 +16,7 @@ class ClusterLink {
   __device__ __forceinline__ ClusterLink(const Exchange&, const CrewShape& shape, unsigned char* memory)
       : shape_(shape),
         barriers_(reinterpret_cast<ByteBarrier*>(memory)),
-        operands_(memory + CrewShape::kBarriers),
+        operands_(memory + CrewShape::kOperandsAt),
         rank_(rank_in_cluster()) {
     if (threadIdx.x < kBuffers) initialise(barriers_ + threadIdx.x);
   }
@@ -24,19 +24,22 @@ class ClusterLink {
   __device__ __forceinline__ int rank() const { return rank_; }
   __device__ __forceinline__ int64_t crew() const { return blockIdx.x / shape_.crew; }
   __device__ __forceinline__ void* initial() const { return operands_; }
-  __device__ __forceinline__ void* slice(int) const { return operands_ + kBuffers * shape_.operand; }
+  // Two: threads put the next one while others may still read this one to hand it on.
+  __device__ __forceinline__ void* slice(int n) const {
+    return operands_ + kBuffers * shape_.operand + (n & 1) * shape_.slice_bytes;
+  }
   // Barriers are initialised before members count bytes on them.
   __device__ __forceinline__ void ready() const { sync_cluster(); }
 
   // Ends: all members run, since they are of one cluster, and take part in the same steps; none waits for
   // step n without having published for it, which waits for nothing but the operand of step n - 1.
   __device__ __forceinline__ const void* await(int n) const {
-    if (n > 0) await_phase(barriers_ + n % 2, static_cast<uint32_t>((n - 1) / 2 % 2), {"cluster", n});
-    return operands_ + n % 2 * shape_.operand;
+    if (n > 0) await_phase(barriers_ + (n & 1), static_cast<uint32_t>((n - 1) >> 1 & 1), {"cluster", n});
+    return operands_ + (n & 1) * shape_.operand;
   }
 
   __device__ __forceinline__ void publish(int n) const {
-    const int buffer = (n + 1) % 2;
+    const int buffer = (n + 1) & 1;
     ByteBarrier* barrier = barriers_ + buffer;
     // Its phase before, of step n - 1, is over. Slices may come before this arrival, the phase does not end.
     if (threadIdx.x == 0) expect_bytes(barrier, static_cast<uint32_t>(shape_.operand));
@@ -78,7 +81,7 @@ __global__ void __launch_bounds__(CrewShape::kThreads, 1)
 template <class Pass, class S, class Product>
 cudaError_t launch_cluster(const Run& run, const CudaPlan& plan) {
   const auto shape = crew_shape<Pass, Product>(run.recurrence, plan, CrewShape::kClusterBuffers);
-  return launch_crew<S>(cluster_kernel<Pass, S, Product>, run, shape, {shape.crew, false});
+  return launch_crew<S>(cluster_kernel<Pass, S, Product>, run, shape, OnlyPhase<Pass>::kAhead.stream, {shape.crew, false});
 }
 
 }  // namespace rnnfast::cuda

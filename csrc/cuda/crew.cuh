@@ -37,22 +37,32 @@ struct CrewArguments {
 template <class Pass, class S, class Product>
 struct CrewOwn {
   using C = Compute<S>;
+  static constexpr int kParts = Pass::kOperands[0].parts;
 
-  typename Product::Operand* slice;  // of the next operand, the row's first chunk
-  int local, units, chunk_stride;    // the unit among the member's; how many these are; from chunk to chunk
+  typename Product::Operand* slice;  // of the next operand
+  int places[kParts];                // in it, of the unit's parts
   C clip;
+  int present;  // a bit for each stream that there is
   bool has_computed;
   C parameters[kMaxParameters] = {};
   C results[OnlyPhase<Pass>::kColumns];
   C carries[Pass::kCarries > 0 ? Pass::kCarries : 1] = {};
   C stored[kMaxStreams] = {};
-  S written[kMaxStored] = {};  // at a step, and not yet to memory
+  // At a step, and not yet to memory.
+  S written[kMaxStored] = {};
+  C left[kMaxLeft] = {}, recorded = 0;
 
-  __device__ __forceinline__ C matrix(int gate) const { return results[gate]; }
-  __device__ __forceinline__ void put(int, C v, int part) {
-    const int k = part * units + local;
-    slice[k / Product::kChunk * chunk_stride + k % Product::kChunk] = Product::as_operand(v);
+  // Of the unit `local` of a member's `units`, in slices whose chunks of rows are so far apart.
+  __device__ __forceinline__ void find_places(int local, int units, int row, int chunk_stride) {
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const int k = part * units + local;
+      places[part] =
+          opaque(k / Product::kChunk * chunk_stride + row * Product::kChunk + k % Product::kChunk);
+    }
   }
+  __device__ __forceinline__ C matrix(int gate) const { return results[gate]; }
+  __device__ __forceinline__ void put(int, C v, int part) { slice[places[part]] = Product::as_operand(v); }
   __device__ __forceinline__ C carry(int i) const { return carries[i]; }
   __device__ __forceinline__ void keep(int i, C v) { carries[i] = v; }
   __device__ __forceinline__ C remembered(int stream) const { return stored[stream]; }
@@ -80,19 +90,31 @@ __device__ inline Steps steps_of_row(const Recurrence& r, bool descending, int64
   return descending ? Steps{all - active, all} : Steps{0, active};
 }
 
-// The position of a step's values in streams; of any step in place of those that there are not.
-__device__ __forceinline__ int position_of(const Recurrence& r, bool descending, int step) {
-  const int last = static_cast<int>(r.T) - 1;
-  if (step > last) step = last;
-  const int t = descending ? last - step : step;
-  return r.offsets ? static_cast<int>(r.offsets[t]) : t;
-}
+// Positions of steps' values in streams; of any step in place of those that there are not.
+class Positions {
+ public:
+  __device__ __forceinline__ Positions(const Recurrence& r, bool descending)
+      : offsets_(r.offsets),
+        last_(opaque(static_cast<int>(r.T) - 1)),
+        first_(opaque(descending ? last_ : 0)),
+        apart_(opaque(descending ? -1 : 1)) {}
 
-// What rows enter with, in all of the first step's operand, and in the slice: rows that have not entered yet
+  __device__ __forceinline__ int of(int step) const {
+    const int t = first_ + apart_ * (step < last_ ? step : last_);
+    return offsets_ ? static_cast<int>(offsets_[t]) : t;
+  }
+
+ private:
+  const int64_t* const offsets_;
+  const int last_, first_, apart_;
+};
+
+// What rows enter with, in all of the first step's operand, and in both slices: rows that have not entered yet
 // hand it on. Zero where there is nothing.
 template <class Pass, class S, class Product>
 __device__ void put_initial(const Recurrence& r, const CrewShape& shape, int64_t group, int64_t first_row,
-                            int rank, typename Product::Operand* operand, typename Product::Operand* slice) {
+                            int rank, typename Product::Operand* operand,
+                            typename Product::Operand* const (&slices)[2]) {
   constexpr Operand kind = Pass::kOperands[0];
   constexpr int kChunk = Product::kChunk;
   const int64_t units = r.units[kind.units];
@@ -110,7 +132,8 @@ __device__ void put_initial(const Recurrence& r, const CrewShape& shape, int64_t
     if (initial.data && row < r.B && k < shape.units && unit < units)
       v = widened(static_cast<const S*>(initial.data)[group * initial.group + row * initial.row + unit]);
     operand[i] = Product::as_operand(v);
-    if (member == rank) slice[within] = Product::as_operand(v);
+    if (member == rank)
+      for (auto* slice : slices) slice[within] = Product::as_operand(v);
   }
 }
 
@@ -127,23 +150,26 @@ __device__ __forceinline__ void run_crew(const CrewArguments<typename Product::S
   auto* results = reinterpret_cast<C*>(memory + shape.results_at);
 
   Link link(a.exchange, shape, memory);
+  if (threadIdx.x < (CrewShape::kOperandsAt - CrewShape::kZerosAt) / sizeof(C))
+    reinterpret_cast<C*>(memory + CrewShape::kZerosAt)[threadIdx.x] = 0;
   const int rank = link.rank(), first_unit = rank * shape.units;
   const int64_t group = blockIdx.y, first_row = link.crew() * shape.rows;
   const int units = static_cast<int>(r.units[Phase::kUnits]);
   using Operand = typename Product::Operand;
   put_initial<Pass, S, Product>(r, shape, group, first_row, rank, static_cast<Operand*>(link.initial()),
-                                static_cast<Operand*>(link.slice(0)));
-  const Product product(shape, r.matrices[Phase::kMatrix], group, units, rank, memory + shape.weights_at);
+                                {static_cast<Operand*>(link.slice(0)), static_cast<Operand*>(link.slice(1))});
+  const Product product(shape, r.matrices[Phase::kMatrix], group, units, rank, memory);
 
   const bool descending = is_reversed(r.direction, group) != Pass::kBackward;
-  const int row = static_cast<int>(threadIdx.x) / shape.units;
-  const int local = static_cast<int>(threadIdx.x) % shape.units, unit = first_unit + local;
+  const CrewSeat seat_of_crew = Product::seat(shape);
+  const int row = seat_of_crew.row, unit = first_unit + seat_of_crew.local;
   const bool exists = row < shape.rows && first_row + row < r.B && unit < units;
   const Seat<S> seat(r, a.computed, group, first_row + row, unit, units);
   const Steps own_steps = exists ? steps_of_row(r, descending, first_row + row) : Steps{0, 0};
   Own own;
-  own.local = local, own.units = shape.units, own.chunk_stride = shape.rows * Product::kChunk;
-  own.clip = static_cast<C>(r.clip), own.has_computed = a.computed.data != nullptr;
+  own.find_places(seat_of_crew.local, shape.units, row, shape.rows * Product::kChunk);
+  own.clip = static_cast<C>(r.clip), own.has_computed = opaque(a.computed.data != nullptr);
+  own.present = opaque(static_cast<int>(a.strides.present));
   if (exists) {
     const Position nowhere = {};
     CrewAccessor<Phase, S, Own, Turn::once> at(r, a.strides, seat, nowhere, own, nullptr);
@@ -154,45 +180,33 @@ __device__ __forceinline__ void run_crew(const CrewArguments<typename Product::S
   // The same for all members, which have the same rows: all of them take part in the same steps. The first
   // row of a crew is active whenever another is.
   const Steps steps = steps_of_row(r, descending, first_row);
-  const auto position = [&](int step, int now, int after) {
-    return Position{now, after, step == own_steps.first, step == own_steps.end - 1};
-  };
   const auto is_active = [&](int step) { return step >= own_steps.first && step < own_steps.end; };
-  const auto fetch = [&](int step, int now, int after, C* values) {
-    if (!is_active(step)) return;
+  const auto position = [&](int step, int now, int after) {
+    return Position{now, after, is_active(step), step == own_steps.first, step == own_steps.end - 1};
+  };
+  const auto fetch = [&](int step, int now, int after, Fetched<S>& values) {
     const Position at_step = position(step, now, after);
-    CrewAccessor<Phase, S, Own, Turn::fetch> at(r, a.strides, seat, at_step, own, values);
+    CrewAccessor<Phase, S, Own, Turn::fetch> at(r, a.strides, seat, at_step, own, &values);
     Phase::run(at);
   };
 
-  int now = position_of(r, descending, steps.first), next = position_of(r, descending, steps.first + 1);
-  C values[kMaxFetched];
+  const Positions positions(r, descending);
+  int now = positions.of(steps.first), next = positions.of(steps.first + 1);
+  Fetched<S> values;
   fetch(steps.first, now, next, values);
   for (int i = steps.first; i < steps.end; ++i) {
     const int n = i - steps.first;
     // Memory answers while members wait for each other and multiply, at this step and the next.
-    const int after_next = position_of(r, descending, i + 2);
-    C next_values[kMaxFetched];
-    if (i + 1 < steps.end) fetch(i + 1, next, after_next, next_values);
+    const int after_next = positions.of(i + 2);
+    Fetched<S> next_values;
+    fetch(i + 1, next, after_next, next_values);
     const auto* operand = static_cast<const Operand*>(link.await(n));
     sync_warp();  // lanes may have fetched and waited each for itself
-    product.multiply(operand, results);
-    sync_block();
+    product.multiply(operand, results, seat_of_crew, own.results);
     if (is_active(i)) {
-      const C* from = results + row * shape.stride + local;
-#pragma unroll
-      for (int column = 0; column < Phase::kColumns; ++column)
-        own.results[column] = from[column * shape.units];
-#pragma unroll 4
-      for (int slice = 1; slice < shape.slices; ++slice) {
-        from += shape.rows * shape.stride;
-#pragma unroll
-        for (int column = 0; column < Phase::kColumns; ++column)
-          own.results[column] += from[column * shape.units];
-      }
-      own.slice = static_cast<Operand*>(link.slice(n)) + row * Product::kChunk;
+      own.slice = static_cast<Operand*>(link.slice(n));
       const Position at_step = position(i, now, next);
-      CrewAccessor<Phase, S, Own, Turn::run> at(r, a.strides, seat, at_step, own, values);
+      CrewAccessor<Phase, S, Own, Turn::run> at(r, a.strides, seat, at_step, own, &values);
       Phase::run(at);
     }
     if (i + 1 < steps.end) {
@@ -202,12 +216,16 @@ __device__ __forceinline__ void run_crew(const CrewArguments<typename Product::S
     // Nobody waits for what goes to memory.
     if (is_active(i)) {
       const Position at_step = position(i, now, next);
-      CrewAccessor<Phase, S, Own, Turn::write> at(r, a.strides, seat, at_step, own, values);
+      CrewAccessor<Phase, S, Own, Turn::write> at(r, a.strides, seat, at_step, own, nullptr);
       Phase::run(at);
     }
-#pragma unroll
-    for (int v = 0; v < kMaxFetched; ++v) values[v] = next_values[v];
+    values = next_values;
     now = next, next = after_next;
+  }
+  if (own_steps.first < own_steps.end) {
+    const Position nowhere = {};
+    CrewAccessor<Phase, S, Own, Turn::leave> at(r, a.strides, seat, nowhere, own, nullptr);
+    Phase::run(at);
   }
   link.leave();
 }
@@ -220,12 +238,16 @@ typename Product::Shape crew_shape(const Recurrence& r, const CudaPlan& plan, in
   return {sizes, sizeof(typename Product::Operand), plan.crew, plan.rows, buffers};
 }
 
+// ahead: the stream that the phase has computed ahead, if there is one.
 template <class S, class Shape>
-cudaError_t launch_crew(void (*kernel)(CrewArguments<Shape>), const Run& run, const Shape& shape,
+cudaError_t launch_crew(void (*kernel)(CrewArguments<Shape>), const Run& run, const Shape& shape, int ahead,
                         Together together) {
   const Recurrence& r = run.recurrence;
-  const auto strides = Strides::of(r, run.computed, sizeof(S), sizeof(Compute<S>));
-  CrewArguments<Shape> a{r, run.computed, strides, shape, run.exchange};
+  // What is given of what could be computed ahead is as good, if its dtype is.
+  Stream computed = run.computed;
+  if (ahead >= 0 && !computed.data && sizeof(S) == sizeof(Compute<S>)) computed = r.streams[ahead];
+  const auto strides = Strides::of(r, computed, sizeof(S), sizeof(Compute<S>));
+  CrewArguments<Shape> a{r, computed, strides, shape, run.exchange};
   a.recurrence.counts = run.counts, a.recurrence.offsets = run.offsets;
   const dim3 blocks(static_cast<unsigned>(ceil_div(r.B, int64_t{shape.rows}) * shape.crew),
                     static_cast<unsigned>(r.G));

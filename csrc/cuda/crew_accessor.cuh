@@ -53,20 +53,30 @@ struct Seat {
 // Where a step's values are.
 struct Position {
   int now, after;          // of the step, and of the step after in order of processing
-  bool entering, leaving;  // whether the row does
+  bool active, entering, leaving;  // whether the row is, and does
 };
 
-// Values that do not change from step to step; values that a cell reads from memory, and stores, at a step.
-constexpr int kMaxParameters = 4, kMaxFetched = 12, kMaxStored = 8;
+// Values that do not change from step to step; values that a cell reads from memory, stores, and leaves behind,
+// at a step.
+constexpr int kMaxParameters = 7, kMaxAhead = 4, kMaxFetched = 8, kMaxStored = 8, kMaxLeft = 2;
 
 enum class Turn {
-  once,   // before all steps: reads parameters, and does nothing else
+  once,   // before all steps: reads parameters and what rows enter and leave with, and does nothing else
   fetch,  // reads what a step needs from memory, and does nothing else
-  run,    // has it from accessors that did so, and keeps what it stores in streams
-  write   // writes this to memory, and does nothing else
+  run,    // has it from accessors that did so, and keeps what goes to memory
+  write,  // writes this, and does nothing else
+  leave   // after all steps: writes what the row leaves behind, and does nothing else
 };
 
-// Own: what the schedule keeps, as an Accessor has it.
+// What was fetched for a step, as it is stored: to widen it would be to wait for it.
+template <class S>
+struct Fetched {
+  Compute<S> ahead[kMaxAhead];
+  S values[kMaxFetched];
+};
+
+// Own: what the schedule keeps, as an Accessor has it. What depends on the row, or on which arrays there are, is
+// a condition of a single instruction, not a branch: steps are as long as their chains of instructions.
 template <class Phase, class S, class Own, Turn kTurn>
 class CrewAccessor {
   using C = Compute<S>;
@@ -77,7 +87,7 @@ class CrewAccessor {
   static constexpr bool kNoisy = false;
 
   __device__ __forceinline__ CrewAccessor(const Recurrence& r, const Strides& strides, const Seat<S>& seat,
-                                          const Position& position, Own& own, C* fetched)
+                                          const Position& position, Own& own, Fetched<S>* fetched)
       : r_(r), strides_(strides), seat_(seat), position_(position), own_(own), fetched_(fetched) {}
 
   __device__ __forceinline__ C matrix(int gate) const {
@@ -85,39 +95,47 @@ class CrewAccessor {
   }
 
   __device__ __forceinline__ C load(int stream, int part = 0) {
-    return read([&] {
-      if (stream == Phase::kAhead.stream && has_computed())
-        return reinterpret_cast<const C*>(computed())[part * seat_.units];
-      return read_stream(position_.now, stream, part);
-    });
+    if (stream != Phase::kAhead.stream) return read(is_present(stream), position_.now, stream, part);
+    // Where S is what is computed with, `computed` has what is given, too (launch_crew).
+    constexpr bool kOther = sizeof(S) != sizeof(C);
+    const bool given = kOther && !own_.has_computed && is_present(stream);
+    const C other = kOther ? read(given, position_.now, stream, part) : C(0);
+    if constexpr (kTurn == Turn::fetch)
+      fetched_->ahead[next_ahead_] = read_if(own_.has_computed && position_.active, computed(part));
+    const C v = kTurn == Turn::run ? fetched_->ahead[next_ahead_] : C(0);
+    ++next_ahead_;
+    return given ? other : v;
   }
   __device__ __forceinline__ C previous(int stream) {
     return kTurn != Turn::run || position_.entering ? C(0) : own_.remembered(stream);
   }
   __device__ __forceinline__ C following(int stream, int part = 0) {
-    return read([&] { return position_.leaving ? C(0) : read_stream(position_.after, stream, part); });
+    return read(is_present(stream) && !position_.leaving, position_.after, stream, part);
   }
   __device__ __forceinline__ C entry(int end) {
-    return read([&] { return position_.entering ? read_end(end) : C(0); });
+    return parameter([&] { return read_end(end); }, position_.entering);
   }
   __device__ __forceinline__ C exit(int end) {
-    return read([&] { return position_.leaving ? read_end(end) : C(0); });
+    return parameter([&] { return read_end(end); }, position_.leaving);
   }
   __device__ __forceinline__ void leave(int end, C v) {
-    if (kTurn == Turn::run && position_.leaving && r_.ends[end].data) *at_end(end) = narrowed<S>(v);
+    if constexpr (kTurn == Turn::run) {
+      own_.left[next_left_++] = v;
+    } else if constexpr (kTurn == Turn::leave) {
+      const C kept = own_.left[next_left_++];
+      if (r_.ends[end].data) *at_end(end) = narrowed<S>(kept);
+    }
   }
 
   __device__ __forceinline__ C vector(int i, int part = 0) {
-    if constexpr (kTurn == Turn::once) {
-      const Vector& v = r_.vectors[i];
-      own_.parameters[next_parameter_++] =
-          v.data ? widened((static_cast<const S*>(v.data) +
-                            seat_.group * v.group)[static_cast<int64_t>(part) * seat_.units + seat_.unit])
-                 : C(0);
-      return C(0);
-    } else {
-      return kTurn == Turn::run ? own_.parameters[next_parameter_++] : C(0);
-    }
+    return parameter(
+        [&] {
+          const Vector& v = r_.vectors[i];
+          if (!v.data) return C(0);
+          return widened((static_cast<const S*>(v.data) +
+                          seat_.group * v.group)[static_cast<int64_t>(part) * seat_.units + seat_.unit]);
+        },
+        true);
   }
 
   __device__ __forceinline__ C store(int stream, C v, int part = 0) {
@@ -126,8 +144,7 @@ class CrewAccessor {
       own_.written[next_stored_++] = rounded;
       if (part == 0) own_.remember(stream, widened(rounded));
     } else if constexpr (kTurn == Turn::write) {
-      const S kept = own_.written[next_stored_++];
-      if (is_present(stream)) values(position_.now, stream)[part * seat_.units] = kept;
+      write_if(is_present(stream), values(position_.now, stream, part), own_.written[next_stored_++]);
     }
     return widened(rounded);
   }
@@ -142,7 +159,8 @@ class CrewAccessor {
 
   __device__ __forceinline__ void record(C v) {
     static_assert(Phase::kRecords);
-    if (kTurn == Turn::run && has_computed()) *reinterpret_cast<C*>(computed()) = v * v;
+    if constexpr (kTurn == Turn::run) own_.recorded = v * v;
+    if constexpr (kTurn == Turn::write) write_if(own_.has_computed, computed(0), own_.recorded);
   }
   __device__ __forceinline__ C clipped(C v) const {
     v = v > own_.clip ? own_.clip : v;
@@ -157,30 +175,29 @@ class CrewAccessor {
  private:
   // Cells read in the same order at each step, so a count tells which value is which; it is known to the
   // compiler, and fetched values are in registers.
+  __device__ __forceinline__ C read(bool condition, int position, int stream, int part) {
+    if constexpr (kTurn == Turn::fetch)
+      fetched_->values[next_++] = read_if(condition && position_.active, values(position, stream, part));
+    return kTurn == Turn::run ? widened(fetched_->values[next_++]) : C(0);
+  }
+  // Likewise for what is read once; zero at steps where it does not matter.
   template <class Read>
-  __device__ __forceinline__ C read(const Read& from_memory) {
-    if constexpr (kTurn == Turn::once || kTurn == Turn::write) {
-      return C(0);
-    } else if constexpr (kTurn == Turn::fetch) {
-      fetched_[next_++] = from_memory();
-      return C(0);
-    } else {
-      return fetched_[next_++];
-    }
+  __device__ __forceinline__ C parameter(const Read& from_memory, bool matters) {
+    if constexpr (kTurn == Turn::once) own_.parameters[next_parameter_++] = from_memory();
+    if constexpr (kTurn != Turn::run) return C(0);
+    const C v = own_.parameters[next_parameter_++];
+    return matters ? v : C(0);
   }
 
-  __device__ __forceinline__ bool is_present(int stream) const { return strides_.present >> stream & 1; }
-  __device__ __forceinline__ bool has_computed() const { return own_.has_computed; }
-  __device__ __forceinline__ S* values(int position, int stream) const {
-    return reinterpret_cast<S*>(advanced(seat_.streams[stream], position, strides_.bytes[stream]));
+  __device__ __forceinline__ bool is_present(int stream) const { return own_.present >> stream & 1; }
+  __device__ __forceinline__ S* values(int position, int stream, int part) const {
+    return reinterpret_cast<S*>(advanced(seat_.streams[stream], position, strides_.bytes[stream])) +
+           part * seat_.units;
   }
-  __device__ __forceinline__ char* computed() const {
-    return advanced(seat_.computed, position_.now, strides_.computed);
+  __device__ __forceinline__ C* computed(int part) const {
+    return reinterpret_cast<C*>(advanced(seat_.computed, position_.now, strides_.computed)) +
+           part * seat_.units;
   }
-  __device__ __forceinline__ C read_stream(int position, int stream, int part) const {
-    return is_present(stream) ? widened(values(position, stream)[part * seat_.units]) : C(0);
-  }
-
   __device__ __forceinline__ S* at_end(int end) const {
     const End& e = r_.ends[end];
     return static_cast<S*>(e.data) + seat_.group * e.group + seat_.row * e.row + seat_.unit;
@@ -194,8 +211,8 @@ class CrewAccessor {
   const Seat<S>& seat_;
   const Position& position_;
   Own& own_;
-  C* fetched_;
-  int next_ = 0, next_parameter_ = 0, next_stored_ = 0;
+  Fetched<S>* fetched_;
+  int next_ = 0, next_ahead_ = 0, next_parameter_ = 0, next_stored_ = 0, next_left_ = 0;
 };
 
 }  // namespace rnnfast

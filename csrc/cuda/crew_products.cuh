@@ -21,6 +21,27 @@ __device__ __forceinline__ void set_register(T (&registers)[kCount], int i, cons
     if (at == i) registers[at] = v;
 }
 
+// The unit of a row whose results a thread takes.
+struct CrewSeat {
+  int row, local;
+};
+
+// Results of a unit, whose parts lie in shared memory.
+template <int kColumns, class C>
+__device__ __forceinline__ void add_slices(const CrewShape& shape, const C* results, const CrewSeat& seat,
+                                           C (&sums)[kColumns]) {
+  if (seat.row >= shape.rows) return;
+  const C* from = results + seat.row * shape.stride + seat.local;
+#pragma unroll
+  for (int column = 0; column < kColumns; ++column) sums[column] = from[column * shape.units];
+#pragma unroll 4
+  for (int slice = 1; slice < shape.slices; ++slice) {
+    from += shape.rows * shape.stride;
+#pragma unroll
+    for (int column = 0; column < kColumns; ++column) sums[column] += from[column * shape.units];
+  }
+}
+
 // The weights of a member, in the order in which operands are stored.
 template <class Phase, class S>
 class CrewWeights {
@@ -98,7 +119,11 @@ class CrewMma {
   using Shape = CrewMmaShape;
   using Operand = S;  // float: rounded to TF32
   using Result = float;
-  static constexpr int kChunk = Shape::kChunkBytes / sizeof(S);
+  static constexpr int kChunk = Shape::kChunkBytes / sizeof(S), kColumns = Phase::kColumns;
+
+  __device__ static CrewSeat seat(const Shape& shape) {
+    return {static_cast<int>(threadIdx.x) / shape.units, static_cast<int>(threadIdx.x) % shape.units};
+  }
 
   __device__ static S as_operand(float v) {
     if constexpr (sizeof(S) == 4) {
@@ -109,7 +134,7 @@ class CrewMma {
   }
 
   __device__ __forceinline__ CrewMma(const Shape& shape, const Matrix& m, int64_t group, int64_t units,
-                                     int rank, void* weights)
+                                     int rank, unsigned char* memory)
       : shape_(shape),
         lane_row_(static_cast<int>(threadIdx.x) % 32 / 4),
         lane_pair_(static_cast<int>(threadIdx.x) % 4) {
@@ -125,7 +150,7 @@ class CrewMma {
     from_ = opaque(first_chunk() * apart_ + row * kChunk + lane_pair_ * 2 * kPerRegister);
     to_ = opaque((slice_ * shape.rows + 2 * lane_pair_) * shape.stride + result(0));
     columns_ = opaque(shape.rows - 2 * lane_pair_);
-    weights_ = static_cast<Fragment*>(weights) + warp * beyond * 32 + static_cast<int>(threadIdx.x) % 32;
+    weights_ = reinterpret_cast<Fragment*>(memory + shape.weights_at) + warp * beyond * 32 + static_cast<int>(threadIdx.x) % 32;
     const CrewWeights<Phase, S> read(shape, m, group, units, rank);
     if (!works()) return;
 #pragma unroll 2
@@ -139,18 +164,12 @@ class CrewMma {
     }
   }
 
-  __device__ __forceinline__ void multiply(const S* operand, float* results) const {
-    if (!works()) return;
-    switch (shape_.tiles) {
-      case 1:
-        return multiply_tiles<1>(operand, results);
-      case 2:
-        return multiply_tiles<2>(operand, results);
-      case 3:
-        return multiply_tiles<3>(operand, results);
-      default:
-        return multiply_tiles<4>(operand, results);
-    }
+  // The results of the thread's unit. By all threads of the block.
+  __device__ __forceinline__ void multiply(const S* operand, float* results, const CrewSeat& seat,
+                                           float (&sums)[kColumns]) const {
+    if (works()) multiply_tiles(operand, results);
+    sync_block();
+    add_slices(shape_, results, seat, sums);
   }
 
  private:
@@ -188,6 +207,19 @@ class CrewMma {
       }
     }
     return f;
+  }
+
+  __device__ __forceinline__ void multiply_tiles(const S* operand, float* results) const {
+    switch (shape_.tiles) {
+      case 1:
+        return multiply_tiles<1>(operand, results);
+      case 2:
+        return multiply_tiles<2>(operand, results);
+      case 3:
+        return multiply_tiles<3>(operand, results);
+      default:
+        return multiply_tiles<4>(operand, results);
+    }
   }
 
   template <int kTiles>
@@ -255,22 +287,86 @@ class CrewFma {
   using Shape = CrewFmaShape;
   using Operand = C;
   using Result = C;
-  static constexpr int kChunk = Shape::kChunkBytes / sizeof(C);
+  static constexpr int kChunk = Shape::kChunkBytes / sizeof(C), kColumns = Phase::kColumns;
+
+  __device__ static CrewSeat seat(const Shape& shape) {
+    const int i = static_cast<int>(threadIdx.x);
+    if (shape.lanes == 0) return {i / shape.units, i % shape.units};
+    const int local = i / shape.lanes;
+    return {local < shape.units ? i % shape.lanes : shape.rows, local};
+  }
 
   __device__ static C as_operand(C v) { return v; }
 
   __device__ __forceinline__ CrewFma(const Shape& shape, const Matrix& m, int64_t group, int64_t units,
-                                     int rank, void* weights)
-      : shape_(shape),
-        weights_(static_cast<Values*>(weights) + threadIdx.x),
-        set_(static_cast<int>(threadIdx.x) % shape.sets),
-        slice_(static_cast<int>(threadIdx.x) / shape.sets) {
-    if (slice_ >= shape.slices) return;
+                                     int rank, unsigned char* memory)
+      : shape_(shape) {
     const CrewWeights<Phase, S> read(shape, m, group, units, rank);
+    const int i = static_cast<int>(threadIdx.x);
+    weights_ = reinterpret_cast<Values*>(memory + shape.weights_at) + i;
+    zeros_ = reinterpret_cast<const Values*>(memory + CrewShape::kZerosAt);
+    while (lanes_ < shape.lanes) lanes_ = lanes_ == 0 ? 1 : 2 * lanes_;
+    while (rows_ < shape.rows) rows_ *= 2;
+    if (lanes_ > 0) {
+      set_ = i / lanes_, slice_ = i % lanes_, apart_ = shape.rows * lanes_;
+      there_ = (shape.chunks - slice_ + lanes_ - 1) / lanes_;
+      own_chunks_ = (shape.chunks + lanes_ - 1) / lanes_;
+      if (set_ < shape.units)
+        take_weights(read, own_chunks_ * kColumns, [&](int at, int& result) {
+          result = at % kColumns * shape.units + set_;
+          return at / kColumns * lanes_ + slice_;
+        });
+    } else {
+      set_ = i % shape.sets, slice_ = i / shape.sets;
+      if (slice_ < shape.slices)
+        take_weights(read, shape.own_chunks * kSums, [&](int at, int& result) {
+          result = set_ * kSums + at % kSums;
+          return chunk(at / kSums);
+        });
+    }
+  }
+
+  // The results of the thread's unit. By all threads of the block.
+  __device__ __forceinline__ void multiply(const C* operand, C* results, const CrewSeat& seat,
+                                           C (&sums)[kColumns]) const {
+    if (lanes_ > 0) return with_rows([&](auto rows) { multiply_in_lanes(rows, operand, sums); });
+    if (slice_ < shape_.slices) with_rows([&](auto rows) { multiply_rows(rows, operand, results); });
+    sync_block();
+    add_slices(shape_, results, seat, sums);
+  }
+
+ private:
+  static constexpr int kSums = Shape::kSums, kHeld = Shape::held_for(sizeof(C));
+  struct alignas(16) Values {
+    C v[kChunk];
+  };
+  template <int kRows>
+  struct Rows {};
+
+  template <class F>
+  __device__ __forceinline__ void with_rows(const F& f) const {
+    switch (rows_) {
+      case 1:
+        return f(Rows<1>{});
+      case 2:
+        return f(Rows<2>{});
+      case 4:
+        return f(Rows<4>{});
+      default:
+        if constexpr (sizeof(C) == 4) return f(Rows<8>{});
+    }
+  }
+
+  // `place` has the result and the chunk of the vector of weights with that number.
+  template <class Place>
+  __device__ __forceinline__ void take_weights(const CrewWeights<Phase, S>& read, int count,
+                                               const Place& place) {
 #pragma unroll 2
-    for (int i = 0; i < shape.own_chunks * kSums; ++i) {
+    for (int i = 0; i < count; ++i) {
       S stored[kChunk];
-      read.read(read.row(set_ * kSums + i % kSums), read.place(chunk(i / kSums), 0), stored);
+      int result;
+      const int chunk_of_it = place(i, result);
+      read.read(read.row(result), read.place(chunk_of_it, 0), stored);
       Values w;
 #pragma unroll
       for (int v = 0; v < kChunk; ++v) w.v[v] = widened(stored[v]);
@@ -282,40 +378,20 @@ class CrewFma {
     }
   }
 
-  __device__ __forceinline__ void multiply(const C* operand, C* results) const {
-    if (slice_ >= shape_.slices) return;
-    switch (shape_.rows) {
-      case 1:
-        return multiply_rows<1>(operand, results);
-      case 2:
-        return multiply_rows<2>(operand, results);
-      case 4:
-        return multiply_rows<4>(operand, results);
-      default:
-        if constexpr (sizeof(C) == 4) return multiply_rows<8>(operand, results);
-    }
-  }
-
- private:
-  static constexpr int kSums = Shape::kSums, kHeld = Shape::held_for(sizeof(C));
-  struct alignas(16) Values {
-    C v[kChunk];
-  };
-
   // Neighbours read neighbours.
   __device__ __forceinline__ int chunk(int i) const { return i * shape_.slices + slice_; }
   __device__ __forceinline__ Values& at(int i, int sum) const {
     return weights_[((i - kHeld) * kSums + sum) * (shape_.sets * shape_.slices)];
   }
 
-  template <int kRows, class Weights>
-  __device__ __forceinline__ void add(const Values* operand, int i, const Weights& weights,
-                                      C (&sums)[kRows][kSums]) const {
+  template <int kRows, int kCount, class Weights>
+  __device__ __forceinline__ void add(const Values* from, const Weights& weights,
+                                      C (&sums)[kRows][kCount]) const {
     Values x[kRows];
 #pragma unroll
-    for (int row = 0; row < kRows; ++row) x[row] = operand[chunk(i) * kRows + row];
+    for (int row = 0; row < kRows; ++row) x[row] = from[row];
 #pragma unroll
-    for (int sum = 0; sum < kSums; ++sum) {
+    for (int sum = 0; sum < kCount; ++sum) {
       const Values w = weights(sum);
 #pragma unroll
       for (int row = 0; row < kRows; ++row)
@@ -324,17 +400,77 @@ class CrewFma {
     }
   }
 
+  // Neighbouring lanes have a unit's products of different chunks, and add them up.
   template <int kRows>
-  __device__ __forceinline__ void multiply_rows(const C* operand, C* results) const {
+  __device__ __forceinline__ void multiply_in_lanes(Rows<kRows>, const C* operand,
+                                                    C (&results)[kColumns]) const {
+    constexpr int kMost = kHeld * kSums / kColumns, kTogether = kRows >= 4 ? 1 : 4 / kRows;
+    // Sums that do not wait for each other; as many for any number of rows, whose sums have the same bits.
+    constexpr int kChains = kColumns >= 3 ? 1 : kChunk;
+    const auto* from = reinterpret_cast<const Values*>(operand) + slice_ * kRows;
+    C sums[kRows][kColumns][kChains] = {};
+#pragma unroll
+    for (int first = 0; first < kMost; first += kTogether) {
+      if (first >= own_chunks_) break;
+      Values x[kTogether][kRows];
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i)
+#pragma unroll
+        for (int row = 0; row < kRows; ++row)
+          x[i][row] = (first + i < there_ ? from + (first + i) * apart_ : zeros_)[row];
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i)
+#pragma unroll
+        for (int column = 0; column < kColumns; ++column)
+#pragma unroll
+          for (int row = 0; row < kRows; ++row)
+#pragma unroll
+            for (int v = 0; v < kChunk; ++v)
+              if (first + i < kMost)
+                sums[row][column][v % kChains] += held_[(first + i) * kColumns + column].v[v] * x[i][row].v[v];
+    }
+    C of_rows[kRows][kColumns];
+#pragma unroll
+    for (int row = 0; row < kRows; ++row)
+#pragma unroll
+      for (int column = 0; column < kColumns; ++column) {
+        C sum = sums[row][column][0];
+#pragma unroll
+        for (int chain = 1; chain < kChains; ++chain) sum += sums[row][column][chain];
+        of_rows[row][column] = sum;
+      }
+    // A lane keeps every second row of those that it has until it has its own, and hands on the others.
+    int mask = 1;
+#pragma unroll
+    for (int rows = kRows; rows > 1; rows /= 2, mask *= 2) {
+      const bool second = slice_ & mask;
+#pragma unroll
+      for (int row = 0; row < rows / 2; ++row)
+#pragma unroll
+        for (int column = 0; column < kColumns; ++column) {
+          const C first = of_rows[2 * row][column], other = of_rows[2 * row + 1][column];
+          of_rows[row][column] = (second ? other : first) + shuffle_xor(second ? first : other, mask);
+        }
+    }
+    for (; mask < lanes_; mask *= 2)
+#pragma unroll
+      for (int column = 0; column < kColumns; ++column)
+        of_rows[0][column] += shuffle_xor(of_rows[0][column], mask);
+#pragma unroll
+    for (int column = 0; column < kColumns; ++column) results[column] = of_rows[0][column];
+  }
+
+  template <int kRows>
+  __device__ __forceinline__ void multiply_rows(Rows<kRows>, const C* operand, C* results) const {
     const auto* from = reinterpret_cast<const Values*>(operand);
     C sums[kRows][kSums] = {};
 #pragma unroll
     for (int i = 0; i < kHeld; ++i)
       if (chunk(i) < shape_.chunks)
-        add<kRows>(from, i, [&](int sum) { return held_[i * kSums + sum]; }, sums);
+        add<kRows, kSums>(from + chunk(i) * kRows, [&](int sum) { return held_[i * kSums + sum]; }, sums);
 #pragma unroll 1
     for (int i = kHeld; chunk(i) < shape_.chunks; ++i)
-      add<kRows>(from, i, [&](int sum) { return at(i, sum); }, sums);
+      add<kRows, kSums>(from + chunk(i) * kRows, [&](int sum) { return at(i, sum); }, sums);
     C* to = results + static_cast<int64_t>(slice_) * kRows * shape_.stride + set_ * kSums;
 #pragma unroll
     for (int row = 0; row < kRows; ++row)
@@ -348,9 +484,13 @@ class CrewFma {
   }
 
   const Shape& shape_;
-  Values* const weights_;
-  Values held_[kHeld * kSums];
-  const int set_, slice_;
+  Values* weights_;
+  const Values* zeros_;
+  Values held_[kHeld * kSums] = {};
+  int set_, slice_, rows_ = 1;
+  // Where lanes add up: how many; of a lane's chunks how many there are at most, there are, and how far
+  // apart they are. As rows_, computed and not read from the shape, so that they stay in registers.
+  int lanes_ = 0, own_chunks_ = 0, there_ = 0, apart_ = 0;
 };
 
 }  // namespace rnnfast

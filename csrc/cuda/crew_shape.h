@@ -20,12 +20,13 @@ constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 struct CrewShape {
   static constexpr int kThreads = 256, kWarps = kThreads / 32;
-  // Of the operand, in each member's shared memory, besides room for its own slice.
-  static constexpr int kAloneBuffers = 1, kClusterBuffers = 2, kGridBuffers = 1;
+  // Of the operand, in each member's shared memory, besides room for its own slices.
+  static constexpr int kAloneBuffers = 2, kClusterBuffers = 2, kGridBuffers = 1;
   // Members' units are a multiple of it.
   static constexpr int kUnitsApart = 4;
   static constexpr int kMostRows = 8, kMostCrew = 256;
-  static constexpr size_t kBarriers = 128;  // bytes
+  // Of shared memory: barriers, as many zeros as there are rows of a chunk, operands.
+  static constexpr size_t kZerosAt = 128, kOperandsAt = 256;
 
   int rows, crew, columns, parts, slices = 1;
   int units, results;       // of a member: units; matrix results of a row
@@ -50,9 +51,9 @@ struct CrewShape {
     possible = p.inner == parts * p.units && rows * units <= kThreads && crew <= kMostCrew;
   }
 
-  // `buffers` of the operand, and room for slices of one member.
+  // `buffers` of the operand, and room for two slices of a member of several.
   void lay_out(int buffers, size_t result_bytes, size_t weights, size_t weights_held) {
-    results_at = kBarriers + buffers * operand + slice_bytes;
+    results_at = kOperandsAt + buffers * operand + (crew > 1 ? 2 * slice_bytes : 0);
     weights_at = results_at + static_cast<size_t>(slices) * rows * stride * result_bytes;
     held = weights_held;
     shared = weights_at + weights - weights_held;
@@ -93,12 +94,15 @@ struct CrewMmaShape : CrewShape {
   int groups = 1;                                     // of warps with the same tiles
 };
 
-// A thread has four results, for some of the operand's chunks.
+// A thread has four results, for some of the operand's chunks; or, where registers take all weights, `lanes`
+// neighbours have those of one unit, each for some of the chunks, and need no shared memory to add them up.
 struct CrewFmaShape : CrewShape {
   static constexpr int kChunkBytes = 16, kSums = 4;
   // Until a chunk whose weights are in shared memory is there; until a partial result is, as four come at
   // once.
   static constexpr int kBeyondCycles = 40, kSliceCycles = 12;
+  // Of lanes: a chunk's operand; an exchange.
+  static constexpr int kChunkCycles = 8, kShuffleCycles = 24;
   // Chunks whose weights a thread keeps in registers, 16 for each. Doubles need more besides.
   static constexpr int held_for(int value_bytes) { return value_bytes == 8 ? 4 : 5; }
 
@@ -109,11 +113,18 @@ struct CrewFmaShape : CrewShape {
       possible = false;
       return;
     }
-    // Few products of a thread, but few partial results to add, too: cycles, of two rows. The same for any
-    // number of rows, whose sums have the same bits.
+    const int held = held_for(value_bytes);
+    // Sums of different numbers of rows have the same bits, so this does not depend on it.
+    choose_lanes(held * kSums);
+    if (lanes > 0) {
+      lay_out(buffers, 0, 0, 0);
+      this->held = static_cast<size_t>(units) * lanes * own_chunks * columns * kChunkBytes;
+      return;
+    }
+    // Few products of a thread, but few partial results to add, too: cycles, of two rows.
     int64_t least = -1;
     for (int s = 1; s <= std::min(kThreads / sets, chunks); ++s) {
-      const int64_t own = ceil_div(chunks, s), beyond = std::max<int64_t>(own - held_for(value_bytes), 0);
+      const int64_t own = ceil_div(chunks, s), beyond = std::max<int64_t>(own - held, 0);
       const int64_t cost = own * ceil_div(sets * s, 4 * 32) * 2 * kSums * kChunkBytes / 4 +
                            beyond * (kBeyondCycles + sets * s / 2) + s * kSliceCycles;
       if (least < 0 || cost < least) least = cost, slices = s, own_chunks = static_cast<int>(own);
@@ -121,11 +132,26 @@ struct CrewFmaShape : CrewShape {
     // Units of rows, each read by a thread, lie as threads do.
     stride = results + ((units - results) % 32 + 32) % 32;
     const size_t vectors = static_cast<size_t>(sets) * slices * kSums * kChunkBytes;
-    lay_out(buffers, value_bytes, vectors * own_chunks,
-            vectors * std::min(own_chunks, held_for(value_bytes)));
+    lay_out(buffers, value_bytes, vectors * own_chunks, vectors * std::min(own_chunks, held));
   }
 
   int sets = 1, own_chunks = 1;  // of threads with the same chunks; of a thread
+  int lanes = 0;                 // 0: partial results through shared memory
+
+ private:
+  // As few cycles as can be, if a thread's registers hold so many vectors of weights. At least as many lanes as
+  // rows may be.
+  void choose_lanes(int most_held) {
+    int fewest = 1;
+    while (fewest < kMostRows && units * 2 * fewest <= kThreads) fewest *= 2;
+    int64_t least = -1;
+    for (int n = 1, rounds = 0; n <= 32 && units * n <= kThreads; n *= 2, ++rounds) {
+      const int own = static_cast<int>(ceil_div(chunks, n));
+      if (n < fewest || own * columns > most_held) continue;
+      const int64_t cost = own * (kChunkCycles + columns * chunk) + rounds * (kShuffleCycles + 4 * columns);
+      if (least < 0 || cost < least) least = cost, lanes = n, own_chunks = own;
+    }
+  }
 };
 
 }  // namespace rnnfast

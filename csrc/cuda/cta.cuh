@@ -9,14 +9,14 @@ namespace rnnfast::cuda {
 class AloneLink {
  public:
   __device__ __forceinline__ AloneLink(const Exchange&, const CrewShape& shape, unsigned char* memory)
-      : shape_(shape), operands_(memory + CrewShape::kBarriers) {}
+      : shape_(shape), operands_(memory + CrewShape::kOperandsAt) {}
 
   __device__ __forceinline__ int rank() const { return 0; }
   __device__ __forceinline__ int64_t crew() const { return blockIdx.x; }
   __device__ __forceinline__ void* initial() const { return operands_; }
-  __device__ __forceinline__ void* slice(int n) const { return operands_ + (n + 1) % 2 * shape_.operand; }
+  __device__ __forceinline__ void* slice(int n) const { return operands_ + ((n + 1) & 1) * shape_.operand; }
   __device__ __forceinline__ void ready() const { sync_block(); }
-  __device__ __forceinline__ const void* await(int n) const { return operands_ + n % 2 * shape_.operand; }
+  __device__ __forceinline__ const void* await(int n) const { return operands_ + (n & 1) * shape_.operand; }
   __device__ __forceinline__ void publish(int) const {}
   __device__ __forceinline__ void leave() const {}
 
@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(CrewShape::kThreads, 1)
 template <class Pass, class S, class Product>
 cudaError_t launch_cta(const Run& run, const CudaPlan& plan) {
   const auto shape = crew_shape<Pass, Product>(run.recurrence, plan, CrewShape::kAloneBuffers);
-  return launch_crew<S>(cta_kernel<Pass, S, Product>, run, shape, {});
+  return launch_crew<S>(cta_kernel<Pass, S, Product>, run, shape, OnlyPhase<Pass>::kAhead.stream, {});
 }
 
 }  // namespace rnnfast::cuda

@@ -15,7 +15,7 @@ class GridLink {
 
   __device__ __forceinline__ GridLink(const Exchange& exchange, const CrewShape& shape, unsigned char* memory)
       : shape_(shape),
-        operand_(memory + CrewShape::kBarriers),
+        operand_(memory + CrewShape::kOperandsAt),
         rank_(static_cast<int>(blockIdx.x) % shape.crew),
         crew_(blockIdx.x / shape.crew) {
     const int64_t crew = blockIdx.y * static_cast<int64_t>(gridDim.x / shape.crew) + crew_;
@@ -26,7 +26,10 @@ class GridLink {
   __device__ __forceinline__ int rank() const { return rank_; }
   __device__ __forceinline__ int64_t crew() const { return crew_; }
   __device__ __forceinline__ void* initial() const { return operand_; }
-  __device__ __forceinline__ void* slice(int) const { return operand_ + shape_.operand; }
+  // As in a cluster.
+  __device__ __forceinline__ void* slice(int n) const {
+    return operand_ + shape_.operand + (n & 1) * shape_.slice_bytes;
+  }
   __device__ __forceinline__ void ready() const { sync_block(); }
 
   // Ends: all members run, since the launch is cooperative, and take part in the same steps; none waits for
@@ -37,7 +40,7 @@ class GridLink {
       await_count(counts_ + threadIdx.x, static_cast<uint32_t>(n), {"grid", n});
     sync_block();
     const auto* from =
-        reinterpret_cast<const Vector16*>(operands_ + n % 2 * static_cast<int64_t>(shape_.operand));
+        reinterpret_cast<const Vector16*>(operands_ + (n & 1) * static_cast<int64_t>(shape_.operand));
     auto* to = reinterpret_cast<Vector16*>(operand_);
     const int vectors = static_cast<int>(shape_.operand / sizeof(Vector16));
 #pragma unroll 4
@@ -48,7 +51,7 @@ class GridLink {
   }
 
   __device__ __forceinline__ void publish(int n) const {
-    auto* to = reinterpret_cast<Vector16*>(operands_ + (n + 1) % 2 * static_cast<int64_t>(shape_.operand) +
+    auto* to = reinterpret_cast<Vector16*>(operands_ + ((n + 1) & 1) * static_cast<int64_t>(shape_.operand) +
                                            rank_ * static_cast<int64_t>(shape_.slice_bytes));
     const auto* from = static_cast<const Vector16*>(slice(n));
     const int vectors = static_cast<int>(shape_.slice_bytes / sizeof(Vector16));
@@ -79,7 +82,7 @@ __global__ void __launch_bounds__(CrewShape::kThreads, 1)
 template <class Pass, class S, class Product>
 cudaError_t launch_grid(const Run& run, const CudaPlan& plan) {
   const auto shape = crew_shape<Pass, Product>(run.recurrence, plan, CrewShape::kGridBuffers);
-  return launch_crew<S>(grid_kernel<Pass, S, Product>, run, shape, {1, true});
+  return launch_crew<S>(grid_kernel<Pass, S, Product>, run, shape, OnlyPhase<Pass>::kAhead.stream, {1, true});
 }
 
 }  // namespace rnnfast::cuda

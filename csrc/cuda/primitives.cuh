@@ -34,8 +34,17 @@ __device__ __forceinline__ T shuffle_xor(T v, int mask) {
   return __shfl_xor_sync(0xffffffffu, v, mask);
 }
 
-__device__ __forceinline__ float fast_exp(float v) { return __expf(v); }
-__device__ __forceinline__ float fast_quotient(float a, float b) { return __fdividef(a, b); }
+// Their errors are about 2 ulp. Denormal results are zero.
+__device__ __forceinline__ float fast_exp(float v) {
+  float e;
+  asm volatile("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(v * 1.4426950408889634f));
+  return e;
+}
+__device__ __forceinline__ float fast_reciprocal(float v) {
+  float r;
+  asm volatile("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
+  return r;
+}
 
 // p, of which the compiler knows nothing: it is kept in registers rather than computed again.
 __device__ __forceinline__ int opaque(int v) {
@@ -53,6 +62,49 @@ __device__ __forceinline__ char* advanced(char* p, int number, int bytes) {
   asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(there) : "r"(number), "r"(bytes), "l"(p));
   return there;
 }
+
+// What is there if the condition holds, else zero; writes if it holds. Global memory, without branches.
+#define RNNFAST_READ_IF(bits, constraint, zero)                                                             \
+  asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.s32 p, %2, 0;\n\tmov." bits " %0, " zero ";\n\t"               \
+               "@p ld.global." bits " %0, [%1];\n\t}"                                                       \
+               : "=" constraint(v)                                                                          \
+               : "l"(__cvta_generic_to_global(from)), "r"(static_cast<int>(condition)))
+#define RNNFAST_WRITE_IF(bits, constraint)                                                          \
+  asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.s32 p, %2, 0;\n\t@p st.global." bits " [%0], %1;\n\t}" \
+               :                                                                                    \
+               : "l"(__cvta_generic_to_global(to)), constraint(v), "r"(static_cast<int>(condition)) \
+               : "memory")
+__device__ __forceinline__ float read_if(bool condition, const float* from) {
+  float v;
+  RNNFAST_READ_IF("f32", "f", "0f00000000");
+  return v;
+}
+__device__ __forceinline__ double read_if(bool condition, const double* from) {
+  double v;
+  RNNFAST_READ_IF("f64", "d", "0d0000000000000000");
+  return v;
+}
+template <class T>
+__device__ __forceinline__ T read_if(bool condition, const T* from) {
+  static_assert(sizeof(T) == 2);
+  unsigned short v;
+  RNNFAST_READ_IF("b16", "h", "0");
+  return *reinterpret_cast<const T*>(&v);
+}
+__device__ __forceinline__ void write_if(bool condition, float* to, float v) {
+  RNNFAST_WRITE_IF("f32", "f");
+}
+__device__ __forceinline__ void write_if(bool condition, double* to, double v) {
+  RNNFAST_WRITE_IF("f64", "d");
+}
+template <class T>
+__device__ __forceinline__ void write_if(bool condition, T* to, T value) {
+  static_assert(sizeof(T) == 2);
+  const unsigned short v = *reinterpret_cast<const unsigned short*>(&value);
+  RNNFAST_WRITE_IF("b16", "h");
+}
+#undef RNNFAST_READ_IF
+#undef RNNFAST_WRITE_IF
 
 // d += a b, of 16 x k and k x 8 matrices over the lanes of a warp, as the PTX manual lays out the fragments
 // of mma.m16n8k16 (16-bit values) and mma.m16n8k8 (TF32). They need sm_80.

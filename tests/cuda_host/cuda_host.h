@@ -95,7 +95,16 @@ T shuffle_xor(T v, int mask, CUDA_HOST_PLACE("shuffle_xor")) {
 }
 
 inline float fast_exp(float v) { return std::exp(v); }
-inline float fast_quotient(float a, float b) { return a / b; }
+inline float fast_reciprocal(float v) { return 1 / v; }
+
+template <class T>
+T read_if(bool condition, const T* from) {
+  return condition ? *from : T{};
+}
+template <class T>
+void write_if(bool condition, T* to, T v) {
+  if (condition) *to = v;
+}
 inline char* opaque(char* p) { return p; }
 inline int opaque(int v) { return v; }
 inline char* advanced(char* p, int number, int bytes) { return p + int64_t{number} * bytes; }

@@ -11,9 +11,10 @@ SEEDS = range(12)
 # Of each fault the schedule, the file, and what is put in place of what.
 FAULTS = {
     "no arrival": ("cluster", "cluster.cuh", "if (threadIdx.x == 0) expect_bytes", "if (false) expect_bytes"),
-    "the other parity": ("cluster", "cluster.cuh", "(n - 1) / 2 % 2", "(n + 1) / 2 % 2"),
-    "one buffer": ("cluster", "cluster.cuh", " % 2 * shape_.operand", " % 1 * shape_.operand"),
-    "a buffer too early": ("cluster", "cluster.cuh", "operands_ + buffer * shape_", "operands_ + n % 2 * shape_"),
+    "the other parity": ("cluster", "cluster.cuh", "(n - 1) >> 1", "(n + 1) >> 1"),
+    "one buffer": ("cluster", "cluster.cuh", "(n & 1) * shape_.operand", "0 * shape_.operand"),
+    "a buffer too early": ("cluster", "cluster.cuh", "operands_ + buffer * shape_", "operands_ + (n & 1) * shape_"),
+    "one slice": ("cluster", "cluster.cuh", "(n & 1) * shape_.slice_bytes", "0 * shape_.slice_bytes"),
     "no barrier before": ("cluster", "crew.cuh", "sync_block();\n      link.publish", "link.publish"),
     "a slice after the last": (
         "cluster",
@@ -25,10 +26,10 @@ FAULTS = {
     "no waiting for counts": ("grid", "grid.cuh", "static_cast<uint32_t>(n), {", "0, {"),
     "no count": ("grid", "grid.cuh", "if (threadIdx.x == 0) publish_count", "if (false) publish_count"),
     "a count too early": ("grid", "grid.cuh", "sync_block();\n    if (threadIdx.x == 0) publish", "publish"),
-    "one buffer in memory": ("grid", "grid.cuh", " % 2 * static_cast", " % 1 * static_cast"),
+    "one buffer in memory": ("grid", "grid.cuh", "& 1) * static_cast", "& 0) * static_cast"),
 }
 # Seen by their results seldom.
-RACES = ("a count too early", "one buffer in memory")
+RACES = ("a count too early", "one buffer in memory", "one slice")
 
 
 @pytest.fixture(scope="module", params=SANITIZERS)
