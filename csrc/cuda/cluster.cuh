@@ -11,22 +11,34 @@ namespace rnnfast::cuda {
 // 1 knows that no member reads that of step n any more, and may publish for step n + 2, to the same buffer.
 class ClusterLink {
  public:
-  static constexpr int kBuffers = CrewShape::kClusterBuffers;
-
   __device__ __forceinline__ ClusterLink(const Exchange&, const CrewShape& shape, unsigned char* memory)
-      : shape_(shape),
-        barriers_(reinterpret_cast<ByteBarrier*>(memory)),
+      : barriers_(reinterpret_cast<ByteBarrier*>(memory)),
         operands_(memory + CrewShape::kOperandsAt),
-        rank_(rank_in_cluster()) {
+        rank_(rank_in_cluster()),
+        crew_(opaque(shape.crew)),
+        operand_(opaque(static_cast<int>(shape.operand))),
+        slice_(opaque(static_cast<int>(shape.slice_bytes))) {
     if (threadIdx.x < kBuffers) initialise(barriers_ + threadIdx.x);
+    // Warps share out members, or, where these are fewer, what a member is handed; all are powers of two.
+    const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+    const int members = 1 << shape.crew_bits;
+    first_vector_ = (warp >> shape.crew_bits) * 32 + lane;
+    apart_ = opaque(CrewShape::kThreads >> shape.crew_bits);
+#pragma unroll
+    for (int i = 0; i < kMostTargets; ++i) {
+      const int m = (warp & (members - 1)) + i * members;
+      // Not all of them to the same one at a time.
+      if (m >= shape.crew) continue;
+      targets_[i] = in_block(memory, (rank_ + m) & (shape.crew - 1)), count_ = i + 1;
+    }
   }
 
   __device__ __forceinline__ int rank() const { return rank_; }
-  __device__ __forceinline__ int64_t crew() const { return blockIdx.x / shape_.crew; }
+  __device__ __forceinline__ int64_t crew() const { return blockIdx.x / crew_; }
   __device__ __forceinline__ void* initial() const { return operands_; }
   // Two: threads put the next one while others may still read this one to hand it on.
   __device__ __forceinline__ void* slice(int n) const {
-    return operands_ + kBuffers * shape_.operand + (n & 1) * shape_.slice_bytes;
+    return operands_ + kBuffers * operand_ + (n & 1) * slice_;
   }
   // Barriers are initialised before members count bytes on them.
   __device__ __forceinline__ void ready() const { sync_cluster(); }
@@ -35,27 +47,20 @@ class ClusterLink {
   // step n without having published for it, which waits for nothing but the operand of step n - 1.
   __device__ __forceinline__ const void* await(int n) const {
     if (n > 0) await_phase(barriers_ + (n & 1), static_cast<uint32_t>((n - 1) >> 1 & 1), {"cluster", n});
-    return operands_ + (n & 1) * shape_.operand;
+    return operands_ + (n & 1) * operand_;
   }
 
   __device__ __forceinline__ void publish(int n) const {
-    const int buffer = (n + 1) & 1;
-    ByteBarrier* barrier = barriers_ + buffer;
+    const int buffer = (n + 1) & 1, barrier = buffer * static_cast<int>(sizeof(ByteBarrier));
     // Its phase before, of step n - 1, is over. Slices may come before this arrival, the phase does not end.
-    if (threadIdx.x == 0) expect_bytes(barrier, static_cast<uint32_t>(shape_.operand));
-    unsigned char* to = operands_ + buffer * shape_.operand + rank_ * shape_.slice_bytes;
+    if (threadIdx.x == 0) expect_bytes(barriers_ + buffer, static_cast<uint32_t>(operand_));
+    const int to = static_cast<int>(CrewShape::kOperandsAt) + buffer * operand_ + rank_ * slice_;
     const auto* from = static_cast<const Vector16*>(slice(n));
-    const int vectors = static_cast<int>(shape_.slice_bytes / sizeof(Vector16));
-    const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-    // Warps share out members, or, where these are fewer, what a member is handed; all are powers of two.
-    const int members = 1 << shape_.crew_bits, share = warp >> shape_.crew_bits;
-    const int apart = CrewShape::kThreads >> shape_.crew_bits;
-    for (int i = share * 32 + lane; i < vectors; i += apart) {
+    for (int i = first_vector_; i < slice_ / kVector; i += apart_) {
       const Vector16 v = from[i];
-      for (int m = warp & (members - 1); m < shape_.crew; m += members) {
-        const int member = (rank_ + m) & (shape_.crew - 1);  // not all of them to the same one
-        write_async(in_block(to + i * sizeof(Vector16), member), v, in_block(barrier, member));
-      }
+#pragma unroll
+      for (int t = 0; t < kMostTargets; ++t)
+        if (t < count_) write_async(targets_[t] + to + i * kVector, v, targets_[t] + barrier);
     }
   }
 
@@ -63,10 +68,14 @@ class ClusterLink {
   __device__ __forceinline__ void leave() const { sync_cluster(); }
 
  private:
-  const CrewShape& shape_;
+  static constexpr int kBuffers = 2, kVector = sizeof(Vector16), kMostTargets = 16 / CrewShape::kWarps;
+
   ByteBarrier* const barriers_;
   unsigned char* const operands_;
-  const int rank_;
+  const int rank_, crew_, operand_, slice_;  // of these two: bytes
+  int first_vector_, apart_;                 // of the slice, that the thread hands on
+  ClusterAddress targets_[kMostTargets];     // where those have their shared memory that it hands them to
+  int count_ = 0;
 };
 #endif
 
@@ -80,7 +89,7 @@ __global__ void __launch_bounds__(CrewShape::kThreads, 1)
 
 template <class Pass, class S, class Product>
 cudaError_t launch_cluster(const Run& run, const CudaPlan& plan) {
-  const auto shape = crew_shape<Pass, Product>(run.recurrence, plan, CrewShape::kClusterBuffers);
+  const auto shape = crew_shape<Pass, Product>(run.recurrence, plan);
   return launch_crew<S>(cluster_kernel<Pass, S, Product>, run, shape, OnlyPhase<Pass>::kAhead.stream, {shape.crew, false});
 }
 

@@ -147,7 +147,6 @@ __device__ __forceinline__ void run_crew(const CrewArguments<typename Product::S
   const Recurrence& r = a.recurrence;
   const auto& shape = a.shape;
   auto* memory = static_cast<unsigned char*>(shared_memory());
-  auto* results = reinterpret_cast<C*>(memory + shape.results_at);
 
   Link link(a.exchange, shape, memory);
   if (threadIdx.x < (CrewShape::kOperandsAt - CrewShape::kZerosAt) / sizeof(C))
@@ -202,7 +201,7 @@ __device__ __forceinline__ void run_crew(const CrewArguments<typename Product::S
     fetch(i + 1, next, after_next, next_values);
     const auto* operand = static_cast<const Operand*>(link.await(n));
     sync_warp();  // lanes may have fetched and waited each for itself
-    product.multiply(operand, results, seat_of_crew, own.results);
+    product.multiply(operand, own.results);
     if (is_active(i)) {
       own.slice = static_cast<Operand*>(link.slice(n));
       const Position at_step = position(i, now, next);
@@ -231,11 +230,11 @@ __device__ __forceinline__ void run_crew(const CrewArguments<typename Product::S
 }
 
 template <class Pass, class Product>
-typename Product::Shape crew_shape(const Recurrence& r, const CudaPlan& plan, int buffers) {
+typename Product::Shape crew_shape(const Recurrence& r, const CudaPlan& plan) {
   using Phase = OnlyPhase<Pass>;
   constexpr Operand operand = Pass::kOperands[0];
   const PhaseSize sizes{Phase::kColumns, r.units[Phase::kUnits], operand.parts * r.units[operand.units]};
-  return {sizes, sizeof(typename Product::Operand), plan.crew, plan.rows, buffers};
+  return {sizes, plan.schedule, sizeof(typename Product::Operand), plan.crew, plan.rows};
 }
 
 // ahead: the stream that the phase has computed ahead, if there is one.

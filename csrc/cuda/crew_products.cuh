@@ -26,21 +26,34 @@ struct CrewSeat {
   int row, local;
 };
 
-// Results of a unit, whose parts lie in shared memory.
-template <int kColumns, class C>
-__device__ __forceinline__ void add_slices(const CrewShape& shape, const C* results, const CrewSeat& seat,
-                                           C (&sums)[kColumns]) {
-  if (seat.row >= shape.rows) return;
-  const C* from = results + seat.row * shape.stride + seat.local;
+// Results of a thread's unit, whose parts lie in shared memory.
+template <class C>
+class CrewParts {
+ public:
+  __device__ __forceinline__ CrewParts(const CrewShape& shape, const CrewSeat& seat, unsigned char* memory)
+      : first_(reinterpret_cast<const C*>(memory + shape.results_at)),
+        at_(opaque(seat.row < shape.rows ? seat.row * shape.stride + seat.local : 0)),
+        columns_apart_(opaque(shape.units)),
+        slices_apart_(opaque(shape.rows * shape.stride)),
+        slices_(opaque(shape.slices)) {}
+
+  template <int kColumns>
+  __device__ __forceinline__ void add(C (&sums)[kColumns]) const {
+    const C* from = first_ + at_;
 #pragma unroll
-  for (int column = 0; column < kColumns; ++column) sums[column] = from[column * shape.units];
+    for (int column = 0; column < kColumns; ++column) sums[column] = from[column * columns_apart_];
 #pragma unroll 4
-  for (int slice = 1; slice < shape.slices; ++slice) {
-    from += shape.rows * shape.stride;
+    for (int slice = 1; slice < slices_; ++slice) {
+      from += slices_apart_;
 #pragma unroll
-    for (int column = 0; column < kColumns; ++column) sums[column] += from[column * shape.units];
+      for (int column = 0; column < kColumns; ++column) sums[column] += from[column * columns_apart_];
+    }
   }
-}
+
+ private:
+  const C* const first_;
+  const int at_, columns_apart_, slices_apart_, slices_;
+};
 
 // The weights of a member, in the order in which operands are stored.
 template <class Phase, class S>
@@ -113,7 +126,7 @@ class CrewWeights {
   const bool even_;  // rows can be read four values at a time
 };
 
-template <class Phase, class S>
+template <class Phase, class S, CudaSchedule>
 class CrewMma {
  public:
   using Shape = CrewMmaShape;
@@ -135,19 +148,22 @@ class CrewMma {
 
   __device__ __forceinline__ CrewMma(const Shape& shape, const Matrix& m, int64_t group, int64_t units,
                                      int rank, unsigned char* memory)
-      : shape_(shape),
+      : parts_(shape, seat(shape), memory),
         lane_row_(static_cast<int>(threadIdx.x) % 32 / 4),
         lane_pair_(static_cast<int>(threadIdx.x) % 4) {
     const int fragments = shape.own_chunks * shape.tiles, beyond = fragments - shape.held_fragments;
     const int warp = static_cast<int>(threadIdx.x) / 32;
     // Once, and held in registers: quotients and reads of arguments take long.
-    slice_ = warp / shape.groups, group_ = warp % shape.groups;
-    const int left = shape.chunks - first_chunk();
+    slice_ = opaque(warp / shape.groups), group_ = warp % shape.groups;
+    slices_ = shape.slices, tiles_ = opaque(shape.tiles), stride_ = opaque(shape.stride);
+    zeros_ = reinterpret_cast<const S*>(memory + CrewShape::kZerosAt) + lane_pair_ * 2 * kPerRegister;
+    results_ = reinterpret_cast<float*>(memory + shape.results_at);
+    const int first_chunk = slice_ * shape.own_chunks, left = shape.chunks - first_chunk;
     count_ = opaque(left < shape.own_chunks ? left : shape.own_chunks);
     // Columns of the n8 beyond the rows repeat the last row.
     const int row = lane_row_ < shape.rows ? lane_row_ : shape.rows - 1;
     apart_ = opaque(shape.rows * kChunk);
-    from_ = opaque(first_chunk() * apart_ + row * kChunk + lane_pair_ * 2 * kPerRegister);
+    from_ = opaque(first_chunk * apart_ + row * kChunk + lane_pair_ * 2 * kPerRegister);
     to_ = opaque((slice_ * shape.rows + 2 * lane_pair_) * shape.stride + result(0));
     columns_ = opaque(shape.rows - 2 * lane_pair_);
     weights_ = reinterpret_cast<Fragment*>(memory + shape.weights_at) + warp * beyond * 32 + static_cast<int>(threadIdx.x) % 32;
@@ -155,7 +171,7 @@ class CrewMma {
     if (!works()) return;
 #pragma unroll 2
     for (int i = 0; i < fragments; ++i) {
-      const Fragment f = fragment(read, i % shape.tiles, i / shape.tiles);
+      const Fragment f = fragment(read, i % shape.tiles, first_chunk + i / shape.tiles);
       if (i < shape.held_fragments) {
         set_register(held_, i, f);
       } else {
@@ -165,11 +181,10 @@ class CrewMma {
   }
 
   // The results of the thread's unit. By all threads of the block.
-  __device__ __forceinline__ void multiply(const S* operand, float* results, const CrewSeat& seat,
-                                           float (&sums)[kColumns]) const {
-    if (works()) multiply_tiles(operand, results);
+  __device__ __forceinline__ void multiply(const S* operand, float (&sums)[kColumns]) const {
+    if (works()) multiply_tiles(operand);
     sync_block();
-    add_slices(shape_, results, seat, sums);
+    parts_.add(sums);
   }
 
  private:
@@ -181,11 +196,10 @@ class CrewMma {
   struct alignas(8) Pair {
     uint32_t r[2];
   };
-  __device__ __forceinline__ bool works() const { return slice_ < shape_.slices; }
-  __device__ __forceinline__ int first_chunk() const { return slice_ * shape_.own_chunks; }
+  __device__ __forceinline__ bool works() const { return slice_ < slices_; }
   // The result of lane_row_ in one of the warp's tiles.
   __device__ __forceinline__ int result(int tile) const {
-    return (group_ * shape_.tiles + tile) * 16 + lane_row_;
+    return (group_ * tiles_ + tile) * 16 + lane_row_;
   }
 
   // Registers 0 and 2: the tile's row lane_row_, each half of the terms; 1 and 3: that eight below. Which
@@ -193,7 +207,7 @@ class CrewMma {
   // in one piece.
   __device__ __forceinline__ Fragment fragment(const CrewWeights<Phase, S>& read, int tile, int chunk) const {
     Fragment f;
-    const auto place = read.place(first_chunk() + chunk, lane_pair_ * 2 * kPerRegister);
+    const auto place = read.place(chunk, lane_pair_ * 2 * kPerRegister);
 #pragma unroll
     for (int eight = 0; eight < 2; ++eight) {
       S values[2 * kPerRegister];
@@ -209,54 +223,63 @@ class CrewMma {
     return f;
   }
 
-  __device__ __forceinline__ void multiply_tiles(const S* operand, float* results) const {
-    switch (shape_.tiles) {
+  __device__ __forceinline__ void multiply_tiles(const S* operand) const {
+    switch (tiles_) {
       case 1:
-        return multiply_tiles<1>(operand, results);
+        return multiply_tiles<1>(operand);
       case 2:
-        return multiply_tiles<2>(operand, results);
+        return multiply_tiles<2>(operand);
       case 3:
-        return multiply_tiles<3>(operand, results);
+        return multiply_tiles<3>(operand);
       default:
-        return multiply_tiles<4>(operand, results);
+        return multiply_tiles<4>(operand);
     }
   }
 
   template <int kTiles>
-  __device__ __forceinline__ void multiply_tiles(const S* operand, float* results) const {
+  __device__ __forceinline__ void multiply_tiles(const S* operand) const {
     // Sums that do not wait for each other.
     constexpr int kChains = kTiles >= 3 ? 1 : 4 / kTiles, kHeldChunks = Shape::kHeld / kTiles;
-    const int count = count_, apart = apart_;
+    // Chunks whose operands are read at once, and waited for together.
+    constexpr int kTogether = 4;
     const S* from = operand + from_;
+    const auto operand_of = [&](int i) {
+      return *reinterpret_cast<const Pair*>(i < count_ ? from + i * apart_ : zeros_);
+    };
     float sums[kTiles][kChains][4] = {};
 #pragma unroll
-    for (int i = 0; i < kHeldChunks; ++i) {
-      // Instructions that do nothing take as long as others do.
-      if (i > 0 && i % 4 == 0 && i >= count) break;
-      if (i < count) {
-        const Pair b = *reinterpret_cast<const Pair*>(from + i * apart);
+    for (int first = 0; first < kHeldChunks; first += kTogether) {
+      if (first >= count_) break;
+      Pair b[kTogether];
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) b[i] = operand_of(first + i);
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i)
 #pragma unroll
         for (int tile = 0; tile < kTiles; ++tile)
-          mma(sums[tile][i % kChains], held_[i * kTiles + tile].r, b.r, S{});
-      }
+          if (first + i < kHeldChunks)
+            mma(sums[tile][i % kChains], held_[(first + i) * kTiles + tile].r, b[i].r, S{});
     }
+    const Fragment* weights = weights_;
 #pragma unroll 1
-    for (int i = kHeldChunks; i < count; i += kChains) {
+    for (int i = kHeldChunks; i < count_; i += kChains, weights += kChains * kTiles * 32) {
+      Pair b[kChains];
+      Fragment w[kChains][kTiles];
 #pragma unroll
       for (int chain = 0; chain < kChains; ++chain) {
-        if (i + chain < count) {
-          const Pair b = *reinterpret_cast<const Pair*>(from + (i + chain) * apart);
+        b[chain] = operand_of(i + chain);
 #pragma unroll
-          for (int tile = 0; tile < kTiles; ++tile) {
-            const Fragment w = weights_[((i + chain - kHeldChunks) * kTiles + tile) * 32];
-            mma(sums[tile][chain], w.r, b.r, S{});
-          }
-        }
+        for (int tile = 0; tile < kTiles; ++tile)
+          w[chain][tile] = weights[(i + chain < count_ ? chain * kTiles + tile : 0) * 32];
       }
-    }
-    float* to = results + to_;
 #pragma unroll
-    for (int column = 0; column < 2; ++column, to += shape_.stride) {
+      for (int chain = 0; chain < kChains; ++chain)
+#pragma unroll
+        for (int tile = 0; tile < kTiles; ++tile) mma(sums[tile][chain], w[chain][tile].r, b[chain].r, S{});
+    }
+    float* to = results_ + to_;
+#pragma unroll
+    for (int column = 0; column < 2; ++column, to += stride_) {
       if (column >= columns_) return;
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile)
@@ -270,16 +293,19 @@ class CrewMma {
     }
   }
 
-  const Shape& shape_;
+  const CrewParts<float> parts_;
   Fragment* weights_ = nullptr;
-  Fragment held_[Shape::kHeld];
-  int slice_, group_;
+  const S* zeros_;
+  float* results_;
+  Fragment held_[Shape::kHeld] = {};
+  int slice_, group_, slices_, tiles_, stride_;
   int count_, apart_;        // of chunks: how many; from one to the next
   int from_, to_, columns_;  // where its operand and its results begin; of these, how many are of a row
   const int lane_row_, lane_pair_;
 };
 
-template <class Phase, class S>
+// kSchedule: of the kernels that multiply like that.
+template <class Phase, class S, CudaSchedule kSchedule>
 class CrewFma {
   using C = Compute<S>;
 
@@ -288,10 +314,11 @@ class CrewFma {
   using Operand = C;
   using Result = C;
   static constexpr int kChunk = Shape::kChunkBytes / sizeof(C), kColumns = Phase::kColumns;
+  static constexpr bool kLanes = Shape::has_lanes(kSchedule);
 
   __device__ static CrewSeat seat(const Shape& shape) {
     const int i = static_cast<int>(threadIdx.x);
-    if (shape.lanes == 0) return {i / shape.units, i % shape.units};
+    if (!kLanes || shape.lanes == 0) return {i / shape.units, i % shape.units};
     const int local = i / shape.lanes;
     return {local < shape.units ? i % shape.lanes : shape.rows, local};
   }
@@ -300,14 +327,16 @@ class CrewFma {
 
   __device__ __forceinline__ CrewFma(const Shape& shape, const Matrix& m, int64_t group, int64_t units,
                                      int rank, unsigned char* memory)
-      : shape_(shape) {
+      : shape_(shape),
+        parts_(shape, seat(shape), memory),
+        results_(reinterpret_cast<C*>(memory + shape.results_at)) {
     const CrewWeights<Phase, S> read(shape, m, group, units, rank);
     const int i = static_cast<int>(threadIdx.x);
     weights_ = reinterpret_cast<Values*>(memory + shape.weights_at) + i;
     zeros_ = reinterpret_cast<const Values*>(memory + CrewShape::kZerosAt);
-    while (lanes_ < shape.lanes) lanes_ = lanes_ == 0 ? 1 : 2 * lanes_;
+    while (kLanes && lanes_ < shape.lanes) lanes_ = lanes_ == 0 ? 1 : 2 * lanes_;
     while (rows_ < shape.rows) rows_ *= 2;
-    if (lanes_ > 0) {
+    if (kLanes && lanes_ > 0) {
       set_ = i / lanes_, slice_ = i % lanes_, apart_ = shape.rows * lanes_;
       there_ = (shape.chunks - slice_ + lanes_ - 1) / lanes_;
       own_chunks_ = (shape.chunks + lanes_ - 1) / lanes_;
@@ -327,12 +356,11 @@ class CrewFma {
   }
 
   // The results of the thread's unit. By all threads of the block.
-  __device__ __forceinline__ void multiply(const C* operand, C* results, const CrewSeat& seat,
-                                           C (&sums)[kColumns]) const {
-    if (lanes_ > 0) return with_rows([&](auto rows) { multiply_in_lanes(rows, operand, sums); });
-    if (slice_ < shape_.slices) with_rows([&](auto rows) { multiply_rows(rows, operand, results); });
+  __device__ __forceinline__ void multiply(const C* operand, C (&sums)[kColumns]) const {
+    if (kLanes && lanes_ > 0) return with_rows([&](auto rows) { multiply_in_lanes(rows, operand, sums); });
+    if (slice_ < shape_.slices) with_rows([&](auto rows) { multiply_rows(rows, operand); });
     sync_block();
-    add_slices(shape_, results, seat, sums);
+    parts_.add(sums);
   }
 
  private:
@@ -406,7 +434,7 @@ class CrewFma {
                                                     C (&results)[kColumns]) const {
     constexpr int kMost = kHeld * kSums / kColumns, kTogether = kRows >= 4 ? 1 : 4 / kRows;
     // Sums that do not wait for each other; as many for any number of rows, whose sums have the same bits.
-    constexpr int kChains = kColumns >= 3 ? 1 : kChunk;
+    constexpr int kChains = kColumns >= 3 ? 1 : 2;
     const auto* from = reinterpret_cast<const Values*>(operand) + slice_ * kRows;
     C sums[kRows][kColumns][kChains] = {};
 #pragma unroll
@@ -461,7 +489,7 @@ class CrewFma {
   }
 
   template <int kRows>
-  __device__ __forceinline__ void multiply_rows(Rows<kRows>, const C* operand, C* results) const {
+  __device__ __forceinline__ void multiply_rows(Rows<kRows>, const C* operand) const {
     const auto* from = reinterpret_cast<const Values*>(operand);
     C sums[kRows][kSums] = {};
 #pragma unroll
@@ -471,7 +499,7 @@ class CrewFma {
 #pragma unroll 1
     for (int i = kHeld; chunk(i) < shape_.chunks; ++i)
       add<kRows, kSums>(from + chunk(i) * kRows, [&](int sum) { return at(i, sum); }, sums);
-    C* to = results + static_cast<int64_t>(slice_) * kRows * shape_.stride + set_ * kSums;
+    C* to = results_ + static_cast<int64_t>(slice_) * kRows * shape_.stride + set_ * kSums;
 #pragma unroll
     for (int row = 0; row < kRows; ++row)
 #pragma unroll
@@ -484,6 +512,8 @@ class CrewFma {
   }
 
   const Shape& shape_;
+  const CrewParts<C> parts_;
+  C* const results_;
   Values* weights_;
   const Values* zeros_;
   Values held_[kHeld * kSums] = {};

@@ -12,7 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "../plan.h"
+#include "plan_cuda.h"
 
 namespace rnnfast {
 
@@ -20,24 +20,29 @@ constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 struct CrewShape {
   static constexpr int kThreads = 256, kWarps = kThreads / 32;
-  // Of the operand, in each member's shared memory, besides room for its own slices.
-  static constexpr int kAloneBuffers = 2, kClusterBuffers = 2, kGridBuffers = 1;
   // Members' units are a multiple of it.
   static constexpr int kUnitsApart = 4;
   static constexpr int kMostRows = 8, kMostCrew = 256;
   // Of shared memory: barriers, as many zeros as there are rows of a chunk, operands.
   static constexpr size_t kZerosAt = 128, kOperandsAt = 256;
 
+  // Of a vector of 16 bytes in the global memory through which a grid hands on slices; one more marks it.
+  static constexpr int kMarkedWords = 3;
+  // Of two operands of a grid's crew.
+  int64_t exchange_bytes() const { return int64_t{2} * crew * marked_vectors * 16; }
+
   int rows, crew, columns, parts, slices = 1;
   int units, results;       // of a member: units; matrix results of a row
   int crew_bits = 0;        // 2 to the power of it: as many as there are members, but no more than warps
   int chunk, slice_chunks;  // values of a row; chunks of a member's slice
   int chunks, stride = 0;   // of the whole operand; from row to row of results
+  int marked_vectors = 0;   // of a slice
   size_t slice_bytes = 0, operand = 0, results_at = 0, weights_at = 0, shared = 0, held = 0;
   bool possible = false;
 
  protected:
-  CrewShape(const PhaseSize& p, int crew_size, int rows_of_crew, int chunk_bytes, int value_bytes)
+  CrewShape(const PhaseSize& p, CudaSchedule schedule, int crew_size, int rows_of_crew, int chunk_bytes,
+            int value_bytes)
       : rows(rows_of_crew), crew(crew_size), columns(p.columns) {
     parts = static_cast<int>(p.inner / p.units);
     units = static_cast<int>(round_up(ceil_div(p.units, crew), kUnitsApart));
@@ -47,13 +52,16 @@ struct CrewShape {
     chunks = crew * slice_chunks;
     slice_bytes = static_cast<size_t>(slice_chunks) * rows * chunk_bytes;
     operand = static_cast<size_t>(crew) * slice_bytes;
+    marked_vectors = static_cast<int>(ceil_div(static_cast<int64_t>(slice_bytes), int64_t{4} * kMarkedWords));
     while (2 << crew_bits <= std::min(crew, kWarps)) ++crew_bits;
+    // Operands, and slices of a member of several; each of both twice, but that a grid's operand comes after all
+    // threads have read the one before.
+    results_at = kOperandsAt + (schedule == CudaSchedule::grid ? 1 : 2) * operand +
+                 (schedule == CudaSchedule::cta ? 0 : 2) * slice_bytes;
     possible = p.inner == parts * p.units && rows * units <= kThreads && crew <= kMostCrew;
   }
 
-  // `buffers` of the operand, and room for two slices of a member of several.
-  void lay_out(int buffers, size_t result_bytes, size_t weights, size_t weights_held) {
-    results_at = kOperandsAt + buffers * operand + (crew > 1 ? 2 * slice_bytes : 0);
+  void lay_out(size_t result_bytes, size_t weights, size_t weights_held) {
     weights_at = results_at + static_cast<size_t>(slices) * rows * stride * result_bytes;
     held = weights_held;
     shared = weights_at + weights - weights_held;
@@ -65,8 +73,8 @@ struct CrewMmaShape : CrewShape {
   static constexpr int kChunkBytes = 32, kMostTiles = 4;
   static constexpr int kFragmentBytes = 512, kHeld = 24;  // in registers, of a warp
 
-  CrewMmaShape(const PhaseSize& p, int value_bytes, int crew_size, int rows_of_crew, int buffers)
-      : CrewShape(p, crew_size, rows_of_crew, kChunkBytes, value_bytes) {
+  CrewMmaShape(const PhaseSize& p, CudaSchedule schedule, int value_bytes, int crew_size, int rows_of_crew)
+      : CrewShape(p, schedule, crew_size, rows_of_crew, kChunkBytes, value_bytes) {
     const int all_tiles = static_cast<int>(ceil_div(results, 16));
     if (all_tiles > kMostTiles * kWarps) {
       possible = false;
@@ -86,7 +94,7 @@ struct CrewMmaShape : CrewShape {
     stride = static_cast<int>(round_up(groups * tiles * 16, 32)) + 4;
     const int fragments = tiles * own_chunks, warps = groups * slices;
     held_fragments = std::min(fragments, kHeld / tiles * tiles);
-    lay_out(buffers, sizeof(float), static_cast<size_t>(warps) * fragments * kFragmentBytes,
+    lay_out(sizeof(float), static_cast<size_t>(warps) * fragments * kFragmentBytes,
             static_cast<size_t>(warps) * held_fragments * kFragmentBytes);
   }
 
@@ -103,11 +111,13 @@ struct CrewFmaShape : CrewShape {
   static constexpr int kBeyondCycles = 40, kSliceCycles = 12;
   // Of lanes: a chunk's operand; an exchange.
   static constexpr int kChunkCycles = 8, kShuffleCycles = 24;
+  // Whether there may be lanes: a grid's members have more weights anyway.
+  static constexpr bool has_lanes(CudaSchedule schedule) { return schedule != CudaSchedule::grid; }
   // Chunks whose weights a thread keeps in registers, 16 for each. Doubles need more besides.
   static constexpr int held_for(int value_bytes) { return value_bytes == 8 ? 4 : 5; }
 
-  CrewFmaShape(const PhaseSize& p, int value_bytes, int crew_size, int rows_of_crew, int buffers)
-      : CrewShape(p, crew_size, rows_of_crew, kChunkBytes, value_bytes) {
+  CrewFmaShape(const PhaseSize& p, CudaSchedule schedule, int value_bytes, int crew_size, int rows_of_crew)
+      : CrewShape(p, schedule, crew_size, rows_of_crew, kChunkBytes, value_bytes) {
     sets = static_cast<int>(ceil_div(results, kSums));
     if (sets > kThreads || rows * value_bytes > kMostRows * 4) {
       possible = false;
@@ -115,9 +125,9 @@ struct CrewFmaShape : CrewShape {
     }
     const int held = held_for(value_bytes);
     // Sums of different numbers of rows have the same bits, so this does not depend on it.
-    choose_lanes(held * kSums);
+    if (has_lanes(schedule)) choose_lanes(held * kSums);
     if (lanes > 0) {
-      lay_out(buffers, 0, 0, 0);
+      lay_out(0, 0, 0);
       this->held = static_cast<size_t>(units) * lanes * own_chunks * columns * kChunkBytes;
       return;
     }
@@ -132,7 +142,7 @@ struct CrewFmaShape : CrewShape {
     // Units of rows, each read by a thread, lie as threads do.
     stride = results + ((units - results) % 32 + 32) % 32;
     const size_t vectors = static_cast<size_t>(sets) * slices * kSums * kChunkBytes;
-    lay_out(buffers, value_bytes, vectors * own_chunks, vectors * std::min(own_chunks, held));
+    lay_out(value_bytes, vectors * own_chunks, vectors * std::min(own_chunks, held));
   }
 
   int sets = 1, own_chunks = 1;  // of threads with the same chunks; of a thread

@@ -6,69 +6,84 @@
 
 namespace rnnfast::cuda {
 
-// Two operands of each crew in global memory, and for each member a count of the slices that it has
-// published. As in a cluster, whoever has the whole operand of a step knows that all members have read that
-// of the step before. One buffer in shared memory: it is filled between two barriers of the block.
+// Two operands of each crew in global memory, in vectors of three numbers, which are marked with the step that
+// they are for: who reads one knows from itself whether it is there, without a second look and without
+// fences. (NCCL calls such protocols LL.) As in a cluster, whoever has the whole operand of a step knows that
+// all members have read that of the step before. One buffer in shared memory: it is filled between two barriers
+// of the block.
 class GridLink {
  public:
-  static constexpr int kBuffers = CrewShape::kGridBuffers;
-
   __device__ __forceinline__ GridLink(const Exchange& exchange, const CrewShape& shape, unsigned char* memory)
-      : shape_(shape),
-        operand_(memory + CrewShape::kOperandsAt),
+      : operand_(memory + CrewShape::kOperandsAt),
+        slices_(operand_ + shape.operand),
         rank_(static_cast<int>(blockIdx.x) % shape.crew),
-        crew_(blockIdx.x / shape.crew) {
+        crew_(static_cast<int>(blockIdx.x) / shape.crew),
+        words_(opaque(static_cast<int>(shape.slice_bytes / sizeof(uint32_t)))),
+        slice_(opaque(shape.marked_vectors)),
+        vectors_(opaque(shape.crew * shape.marked_vectors)) {
     const int64_t crew = blockIdx.y * static_cast<int64_t>(gridDim.x / shape.crew) + crew_;
-    operands_ = exchange.operands + crew * 2 * static_cast<int64_t>(shape.operand);
-    counts_ = exchange.counts + crew * shape.crew;
+    operands_ = reinterpret_cast<Vector16*>(exchange.operands) + crew * 2 * vectors_;
   }
 
   __device__ __forceinline__ int rank() const { return rank_; }
   __device__ __forceinline__ int64_t crew() const { return crew_; }
   __device__ __forceinline__ void* initial() const { return operand_; }
   // As in a cluster.
-  __device__ __forceinline__ void* slice(int n) const {
-    return operand_ + shape_.operand + (n & 1) * shape_.slice_bytes;
-  }
+  __device__ __forceinline__ void* slice(int n) const { return slices_ + (n & 1) * words_ * sizeof(uint32_t); }
   __device__ __forceinline__ void ready() const { sync_block(); }
 
   // Ends: all members run, since the launch is cooperative, and take part in the same steps; none waits for
   // step n without having published for it, which waits for nothing but the operand of step n - 1.
   __device__ __forceinline__ const void* await(int n) const {
     if (n == 0) return operand_;
-    if (static_cast<int>(threadIdx.x) < shape_.crew)
-      await_count(counts_ + threadIdx.x, static_cast<uint32_t>(n), {"grid", n});
-    sync_block();
-    const auto* from =
-        reinterpret_cast<const Vector16*>(operands_ + (n & 1) * static_cast<int64_t>(shape_.operand));
-    auto* to = reinterpret_cast<Vector16*>(operand_);
-    const int vectors = static_cast<int>(shape_.operand / sizeof(Vector16));
-#pragma unroll 4
-    for (int i = static_cast<int>(threadIdx.x); i < vectors; i += CrewShape::kThreads)
-      to[i] = read_of_others(from + i);
+    const Vector16* from = operands_ + (n & 1) * vectors_;
+    int member = static_cast<int>(threadIdx.x) / slice_, within = static_cast<int>(threadIdx.x) % slice_;
+    const int members = CrewShape::kThreads / slice_, rest = CrewShape::kThreads % slice_;
+    for (int first = static_cast<int>(threadIdx.x); first < vectors_; first += kTogether * CrewShape::kThreads) {
+      Vector16 v[kTogether];
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i)
+        v[i] = read_marked(from + (first + i * CrewShape::kThreads < vectors_ ? first + i * CrewShape::kThreads : first));
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        const int at = first + i * CrewShape::kThreads;
+        if (at < vectors_) {
+          await_mark(v[i], from + at, static_cast<uint32_t>(n), {"grid", n});
+          auto* to = reinterpret_cast<uint32_t*>(operand_) + member * words_;
+#pragma unroll
+          for (int word = 0; word < kWords; ++word)
+            if (within * kWords + word < words_) to[within * kWords + word] = v[i].v[word];
+        }
+        member += members, within += rest;
+        if (within >= slice_) within -= slice_, ++member;
+      }
+    }
     sync_block();
     return operand_;
   }
 
   __device__ __forceinline__ void publish(int n) const {
-    auto* to = reinterpret_cast<Vector16*>(operands_ + ((n + 1) & 1) * static_cast<int64_t>(shape_.operand) +
-                                           rank_ * static_cast<int64_t>(shape_.slice_bytes));
-    const auto* from = static_cast<const Vector16*>(slice(n));
-    const int vectors = static_cast<int>(shape_.slice_bytes / sizeof(Vector16));
-    for (int i = static_cast<int>(threadIdx.x); i < vectors; i += CrewShape::kThreads) to[i] = from[i];
-    sync_block();
-    if (threadIdx.x == 0) publish_count(counts_ + rank_, static_cast<uint32_t>(n + 1));
+    Vector16* to = operands_ + ((n + 1) & 1) * vectors_ + rank_ * slice_;
+    const auto* from = static_cast<const uint32_t*>(slice(n));
+    for (int i = static_cast<int>(threadIdx.x); i < slice_; i += CrewShape::kThreads) {
+      Vector16 v;
+#pragma unroll
+      for (int word = 0; word < kWords; ++word)
+        v.v[word] = from[i * kWords + word < words_ ? i * kWords + word : 0];
+      v.v[kWords] = static_cast<uint32_t>(n + 1);
+      write_marked(to + i, v);
+    }
   }
 
   __device__ __forceinline__ void leave() const {}
 
  private:
-  const CrewShape& shape_;
-  unsigned char* const operand_;
-  unsigned char* operands_;
-  uint32_t* counts_;
-  const int rank_;
-  const int64_t crew_;
+  static constexpr int kWords = CrewShape::kMarkedWords, kTogether = 4;
+
+  unsigned char *const operand_, *const slices_;
+  Vector16* operands_;
+  const int rank_, crew_;
+  const int words_, slice_, vectors_;  // of a slice: numbers, vectors; vectors of an operand
 };
 
 template <class Pass, class S, class Product>
@@ -81,7 +96,7 @@ __global__ void __launch_bounds__(CrewShape::kThreads, 1)
 
 template <class Pass, class S, class Product>
 cudaError_t launch_grid(const Run& run, const CudaPlan& plan) {
-  const auto shape = crew_shape<Pass, Product>(run.recurrence, plan, CrewShape::kGridBuffers);
+  const auto shape = crew_shape<Pass, Product>(run.recurrence, plan);
   return launch_crew<S>(grid_kernel<Pass, S, Product>, run, shape, OnlyPhase<Pass>::kAhead.stream, {1, true});
 }
 

@@ -44,10 +44,9 @@ struct Workspace {
 using Multiply = std::function<void(int phase, int buffer, int64_t rows)>;
 
 // Through what members of a grid's crews hand on their slices of operands, in global memory: two operands of
-// each crew, and a count for each member, zero at first.
+// each crew (grid.cuh), zero at first.
 struct Exchange {
   unsigned char* operands = nullptr;
-  uint32_t* counts = nullptr;
 };
 
 struct Run {

@@ -138,10 +138,7 @@ template <class Shape>
 void consider(Candidate& c, const CudaProblem& p, const PhaseSize& phase, int crew, int rows) {
   const CudaSchedule schedule = c.plan.schedule;
   const int bytes = c.plan.arithmetic == Arithmetic::mma ? storage_bytes(p.dtype) : compute_bytes(p.dtype);
-  const int buffers = schedule == CudaSchedule::cluster ? CrewShape::kClusterBuffers
-                      : schedule == CudaSchedule::grid  ? CrewShape::kGridBuffers
-                                                        : CrewShape::kAloneBuffers;
-  const Shape shape(phase, bytes, crew, rows, buffers);
+  const Shape shape(phase, schedule, bytes, crew, rows);
   if (!shape.possible || static_cast<int64_t>(shape.shared) > p.limits.shared_memory) return;
   const int64_t crews = ceil_div(p.B, int64_t{rows}) * p.G, taken = turns(p, schedule, crew, crews);
   if (c.plan.crew == 0) c.obstacle = room(schedule).blocks;
@@ -156,7 +153,7 @@ void consider(Candidate& c, const CudaProblem& p, const PhaseSize& phase, int cr
   c.plan.shared_memory = static_cast<int64_t>(shape.shared);
   c.plan.weight_registers = static_cast<int64_t>(shape.held);
   c.plan.exchange_bytes =
-      schedule == CudaSchedule::grid ? crews * 2 * static_cast<int64_t>(shape.operand) : 0;
+      schedule == CudaSchedule::grid ? crews * shape.exchange_bytes() : 0;
   c.plan.microseconds = microseconds;
 }
 

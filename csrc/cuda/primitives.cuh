@@ -46,10 +46,13 @@ __device__ __forceinline__ float fast_reciprocal(float v) {
   return r;
 }
 
-// p, of which the compiler knows nothing: it is kept in registers rather than computed again.
+// The argument, of which no compiler knows anything: it is kept in registers rather than computed, or read from
+// the kernel's arguments, again, which takes long where it is on the way of a step. Numbers of multiprocessors
+// are far below 2^20.
 __device__ __forceinline__ int opaque(int v) {
-  asm volatile("" : "+r"(v));
-  return v;
+  int multiprocessor;
+  asm volatile("mov.u32 %0, %%smid;" : "=r"(multiprocessor));
+  return v + (multiprocessor >> 20);
 }
 __device__ __forceinline__ char* opaque(char* p) {
   asm volatile("" : "+l"(p));
@@ -222,28 +225,36 @@ __device__ __forceinline__ void await_phase(ByteBarrier* b, uint32_t parity, con
 }
 #endif
 
-// Counts in global memory, by which blocks of a launch tell each other how far they are: what the thread did
-// before, and what its block did before a sync_block before, is seen by who awaits the count.
-__device__ __forceinline__ void publish_count(uint32_t* to, uint32_t count) {
-  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(__cvta_generic_to_global(to)), "r"(count)
-               : "memory");
+// Vectors in global memory whose last number says what the others are: vectors are written and read in one
+// piece, so that who sees the mark has what belongs to it. They need sm_80.
+__device__ __forceinline__ void write_marked(Vector16* to, const Vector16& v) {
+  asm volatile(
+      "{\n\t.reg .b128 v;\n\t.reg .b64 low, high;\n\t"
+      "mov.b64 low, {%1, %2};\n\tmov.b64 high, {%3, %4};\n\tmov.b128 v, {low, high};\n\t"
+      "st.relaxed.gpu.global.b128 [%0], v;\n\t}" ::"l"(__cvta_generic_to_global(to)),
+      "r"(v.v[0]), "r"(v.v[1]), "r"(v.v[2]), "r"(v.v[3])
+      : "memory");
 }
-__device__ __forceinline__ void await_count(const uint32_t* from, uint32_t count, const Waiter& waiter) {
+__device__ __forceinline__ Vector16 read_marked(const Vector16* from) {
+  Vector16 v;
+  asm volatile(
+      "{\n\t.reg .b128 v;\n\t.reg .b64 low, high;\n\t"
+      "ld.relaxed.gpu.global.b128 v, [%4];\n\tmov.b128 {low, high}, v;\n\t"
+      "mov.b64 {%0, %1}, low;\n\tmov.b64 {%2, %3}, high;\n\t}"
+      : "=r"(v.v[0]), "=r"(v.v[1]), "=r"(v.v[2]), "=r"(v.v[3])
+      : "l"(__cvta_generic_to_global(from))
+      : "memory");
+  return v;
+}
+// Until what was read, and is read again, has that mark.
+__device__ __forceinline__ void await_mark(Vector16& v, const Vector16* from, uint32_t mark,
+                                           const Waiter& waiter) {
+  if (v.v[3] == mark) return;
   const Patience patience(waiter);
-  while (true) {
-    uint32_t seen;
-    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
-                 : "=r"(seen)
-                 : "l"(__cvta_generic_to_global(from))
-                 : "memory");
-    if (static_cast<int32_t>(seen - count) >= 0) return;
+  do {
     patience.pause();
-  }
-}
-// Past the first-level cache, which may hold what was there before.
-__device__ __forceinline__ Vector16 read_of_others(const Vector16* from) {
-  const uint4 v = __ldcg(reinterpret_cast<const uint4*>(from));
-  return {{v.x, v.y, v.z, v.w}};
+    v = read_marked(from);
+  } while (v.v[3] != mark);
 }
 
 // Launches a kernel of one argument. together: how its blocks know of each other.

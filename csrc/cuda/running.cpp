@@ -177,24 +177,21 @@ class StepwiseArrays {
   cuda::Workspace workspace_;
 };
 
-// What the blocks of a grid's crews hand on their slices through. Counts are zeroed in the stream, so that a
-// CUDA graph does it at each replay.
-class ExchangeArrays {
+// What the blocks of a grid's crews hand on their slices through. Zeroed in the stream, so that a CUDA graph does
+// it at each replay.
+class ExchangeArray {
  public:
-  ExchangeArrays(const CudaPlan& plan, const Tensor& like, cudaStream_t stream)
-      : operands_(empty_contiguous({plan.exchange_bytes / 8}, like, aoti_torch_dtype_int64())),
-        counts_(empty_contiguous({plan.blocks}, like, aoti_torch_dtype_int32())) {
+  ExchangeArray(const CudaPlan& plan, const Tensor& like, cudaStream_t stream)
+      : operands_(empty_contiguous({plan.exchange_bytes / 8}, like, aoti_torch_dtype_int64())) {
     const cudaError_t error =
-        cudaMemsetAsync(counts_.data_ptr(), 0, static_cast<size_t>(plan.blocks) * sizeof(uint32_t), stream);
-    require(error == cudaSuccess, "CUDA: cannot zero counts: ", cudaGetErrorString(error));
+        cudaMemsetAsync(operands_.data_ptr(), 0, static_cast<size_t>(plan.exchange_bytes), stream);
+    require(error == cudaSuccess, "CUDA: cannot zero what blocks hand on: ", cudaGetErrorString(error));
   }
 
-  cuda::Exchange exchange() const {
-    return {static_cast<unsigned char*>(operands_.data_ptr()), static_cast<uint32_t*>(counts_.data_ptr())};
-  }
+  cuda::Exchange exchange() const { return {static_cast<unsigned char*>(operands_.data_ptr())}; }
 
  private:
-  Tensor operands_, counts_;
+  Tensor operands_;
 };
 
 CudaPlan plan_for(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, bool tf32, int32_t device,
@@ -261,7 +258,7 @@ void backend::plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtyp
     run.counts = static_cast<const int64_t*>(sizes[0].data_ptr());
     run.offsets = static_cast<const int64_t*>(sizes[1].data_ptr());
   }
-  std::optional<ExchangeArrays> exchange;
+  std::optional<ExchangeArray> exchange;
   if (plan.schedule == CudaSchedule::grid) run.exchange = exchange.emplace(plan, like, run.stream).exchange();
   const cudaError_t error = run_planned(run, cell, pass, dtype, plan);
   if (squares && error == cudaSuccess) squares->take_norms();

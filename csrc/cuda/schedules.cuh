@@ -8,22 +8,24 @@
 
 namespace rnnfast::cuda {
 
-template <class Pass, class S, class Product>
+template <class Pass, class S, template <class, class, CudaSchedule> class Product>
 cudaError_t run_crews(const Run& run, const CudaPlan& plan) {
-  if (plan.schedule == CudaSchedule::cluster) return launch_cluster<Pass, S, Product>(run, plan);
-  if (plan.schedule == CudaSchedule::grid) return launch_grid<Pass, S, Product>(run, plan);
-  return launch_cta<Pass, S, Product>(run, plan);
+  using Phase = OnlyPhase<Pass>;
+  if (plan.schedule == CudaSchedule::cluster)
+    return launch_cluster<Pass, S, Product<Phase, S, CudaSchedule::cluster>>(run, plan);
+  if (plan.schedule == CudaSchedule::grid)
+    return launch_grid<Pass, S, Product<Phase, S, CudaSchedule::grid>>(run, plan);
+  return launch_cta<Pass, S, Product<Phase, S, CudaSchedule::cta>>(run, plan);
 }
 
 template <class Pass, class S>
 cudaError_t run_with(const Run& run, const CudaPlan& plan) {
   constexpr bool kOnePhase = count_phases(typename Pass::Phases{}) == 1;
   if constexpr (kOnePhase) {
-    using Phase = OnlyPhase<Pass>;
     if (plan.schedule != CudaSchedule::stepwise) {
       if constexpr (sizeof(S) != 8)
-        if (plan.arithmetic == Arithmetic::mma) return run_crews<Pass, S, CrewMma<Phase, S>>(run, plan);
-      if constexpr (sizeof(S) != 2) return run_crews<Pass, S, CrewFma<Phase, S>>(run, plan);
+        if (plan.arithmetic == Arithmetic::mma) return run_crews<Pass, S, CrewMma>(run, plan);
+      if constexpr (sizeof(S) != 2) return run_crews<Pass, S, CrewFma>(run, plan);
     }
   }
   return Stepwise<Pass, S>(run).go();

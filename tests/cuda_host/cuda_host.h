@@ -161,11 +161,30 @@ inline void await_phase(ByteBarrier* b, uint32_t parity, const Waiter&, CUDA_HOS
   cuda_host::await_phase(&b->state, parity, place);
 }
 
-inline void publish_count(uint32_t* to, uint32_t count) { __atomic_store_n(to, count, __ATOMIC_RELEASE); }
-inline void await_count(const uint32_t* from, uint32_t count, const Waiter&, CUDA_HOST_PLACE("await_count")) {
-  while (static_cast<int32_t>(__atomic_load_n(from, __ATOMIC_ACQUIRE) - count) < 0) cuda_host::pause(place);
+// The mark is written last and read first.
+inline void write_marked(Vector16* to, const Vector16& v) {
+  uint64_t halves[2];
+  std::memcpy(halves, v.v, sizeof(halves));
+  auto* at = reinterpret_cast<uint64_t*>(to);
+  __atomic_store_n(at, halves[0], __ATOMIC_RELAXED);
+  __atomic_store_n(at + 1, halves[1], __ATOMIC_RELEASE);
 }
-inline Vector16 read_of_others(const Vector16* from) { return *from; }
+inline Vector16 read_marked(const Vector16* from) {
+  const auto* at = reinterpret_cast<const uint64_t*>(from);
+  uint64_t halves[2];
+  halves[1] = __atomic_load_n(at + 1, __ATOMIC_ACQUIRE);
+  halves[0] = __atomic_load_n(at, __ATOMIC_RELAXED);
+  Vector16 v;
+  std::memcpy(v.v, halves, sizeof(halves));
+  return v;
+}
+inline void await_mark(Vector16& v, const Vector16* from, uint32_t mark, const Waiter&,
+                       CUDA_HOST_PLACE("await_mark")) {
+  while (v.v[3] != mark) {
+    cuda_host::pause(place);
+    v = read_marked(from);
+  }
+}
 
 template <class Arguments>
 cudaError_t launch(void (*kernel)(Arguments), dim3 blocks, int threads, size_t shared, cudaStream_t,

@@ -17,7 +17,8 @@ namespace {
 
 constexpr int kT = 7, kB = 3, kH = 21, kCrew = 4, kRows = 2;
 using Forward = Elman<Tanh>::Forward;
-using Product = CrewFma<cuda::OnlyPhase<Forward>, float>;
+template <CudaSchedule kSchedule>
+using Product = CrewFma<cuda::OnlyPhase<Forward>, float, kSchedule>;
 
 std::vector<float> random_values(size_t size, std::mt19937& random) {
   std::vector<float> values(size);
@@ -51,11 +52,10 @@ int main(int argc, char** argv) {
   r.matrices[Forward::kWhh] = {w.data(), kH * kH, kH, kH, kH};
   CudaPlan plan;
   plan.schedule = grid ? CudaSchedule::grid : CudaSchedule::cluster, plan.rows = kRows, plan.crew = kCrew;
-  std::vector<unsigned char> operands(1 << 16, 0xff);
-  std::vector<uint32_t> counts(ceil_div(kB, kRows) * kCrew);
-  run.exchange = {operands.data(), counts.data()};
-  const cudaError_t error = grid ? cuda::launch_grid<Forward, float, Product>(run, plan)
-                                 : cuda::launch_cluster<Forward, float, Product>(run, plan);
+  std::vector<Vector16> operands(1 << 12);
+  run.exchange = {reinterpret_cast<unsigned char*>(operands.data())};
+  const cudaError_t error = grid ? cuda::launch_grid<Forward, float, Product<CudaSchedule::grid>>(run, plan)
+                                 : cuda::launch_cluster<Forward, float, Product<CudaSchedule::cluster>>(run, plan);
   if (error != cudaSuccess) {
     std::printf("%s\n", cuda_host::last_error());
     return 1;

@@ -61,10 +61,8 @@ class HostRun {
 
   void make_room_for_exchange(const CudaPlan& plan) {
     if (plan.schedule != CudaSchedule::grid) return;
-    const int64_t counts = plan.blocks * static_cast<int64_t>(sizeof(uint32_t));
-    run_.exchange = {static_cast<unsigned char*>(memory_.add(plan.exchange_bytes)),
-                     static_cast<uint32_t*>(memory_.add(counts))};
-    std::memset(run_.exchange.counts, 0, static_cast<size_t>(counts));
+    run_.exchange = {static_cast<unsigned char*>(memory_.add(plan.exchange_bytes))};
+    std::memset(run_.exchange.operands, 0, static_cast<size_t>(plan.exchange_bytes));
   }
 
   void take_norms() const {

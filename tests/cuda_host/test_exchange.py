@@ -12,9 +12,9 @@ SEEDS = range(12)
 FAULTS = {
     "no arrival": ("cluster", "cluster.cuh", "if (threadIdx.x == 0) expect_bytes", "if (false) expect_bytes"),
     "the other parity": ("cluster", "cluster.cuh", "(n - 1) >> 1", "(n + 1) >> 1"),
-    "one buffer": ("cluster", "cluster.cuh", "(n & 1) * shape_.operand", "0 * shape_.operand"),
-    "a buffer too early": ("cluster", "cluster.cuh", "operands_ + buffer * shape_", "operands_ + (n & 1) * shape_"),
-    "one slice": ("cluster", "cluster.cuh", "(n & 1) * shape_.slice_bytes", "0 * shape_.slice_bytes"),
+    "one buffer": ("cluster", "cluster.cuh", "(n & 1) * operand_", "0 * operand_"),
+    "a buffer too early": ("cluster", "cluster.cuh", "buffer * operand_ + rank_", "(n & 1) * operand_ + rank_"),
+    "one slice": ("cluster", "cluster.cuh", "(n & 1) * slice_", "0 * slice_"),
     "no barrier before": ("cluster", "crew.cuh", "sync_block();\n      link.publish", "link.publish"),
     "a slice after the last": (
         "cluster",
@@ -23,13 +23,14 @@ FAULTS = {
         "if (true) {\n      sync",
     ),
     "no first barrier": ("cluster", "cluster.cuh", "ready() const { sync_cluster(); }", "ready() const {}"),
-    "no waiting for counts": ("grid", "grid.cuh", "static_cast<uint32_t>(n), {", "0, {"),
-    "no count": ("grid", "grid.cuh", "if (threadIdx.x == 0) publish_count", "if (false) publish_count"),
-    "a count too early": ("grid", "grid.cuh", "sync_block();\n    if (threadIdx.x == 0) publish", "publish"),
-    "one buffer in memory": ("grid", "grid.cuh", "& 1) * static_cast", "& 0) * static_cast"),
+    "no waiting for marks": ("grid", "grid.cuh", "await_mark(v[i]", "if (false) await_mark(v[i]"),
+    "no mark": ("grid", "grid.cuh", "static_cast<uint32_t>(n + 1);", "0;"),
+    "the mark of the step before": ("grid", "grid.cuh", "static_cast<uint32_t>(n), {", "static_cast<uint32_t>(n - 1), {"),
+    "an operand read too early": ("grid", "grid.cuh", "sync_block();\n    return", "return"),
+    "one buffer in memory": ("grid", "grid.cuh", "& 1) * vectors_", "& 0) * vectors_"),
 }
 # Seen by their results seldom.
-RACES = ("a count too early", "one buffer in memory", "one slice")
+RACES = ("an operand read too early", "one buffer in memory", "one slice")
 
 
 @pytest.fixture(scope="module", params=SANITIZERS)
