@@ -30,6 +30,7 @@ def candidates(B):
         yield "cta", 1, rows
         for crew in (2, 4, 8, 16):
             yield "cluster", crew, rows
+            yield "scatter", crew, rows  # backwards; forwards it is a cluster
         for crew in (8, 16, 32, 64, 128):
             if crew * -(-B // rows) <= 132:
                 yield "grid", crew, rows
@@ -89,10 +90,11 @@ def measure(kind, dtype, B, H):
 
         add(torch.ops.rnnfast.last_cuda_plan, "plan")
         for schedule, crew, of_crew in candidates(B):
-            with rnnfast.forced_plan(schedule, rows=of_crew, crew=crew):
-                work()
-                if torch.ops.rnnfast.last_cuda_plan().startswith(schedule):
-                    add(torch.ops.rnnfast.last_cuda_plan, f"{schedule}{crew}r{of_crew}")
+            for arithmetic in ("mma", "fma") if tf32 else (None,):
+                with rnnfast.forced_plan(schedule, rows=of_crew, crew=crew, arithmetic=arithmetic):
+                    work()
+                    if torch.ops.rnnfast.last_cuda_plan().startswith(schedule):
+                        add(torch.ops.rnnfast.last_cuda_plan, f"{schedule}{crew}r{of_crew}{arithmetic or ''}")
     return rows
 
 

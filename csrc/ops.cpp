@@ -79,7 +79,7 @@ RNNFAST_LIBRARY(m) {
   m.def("wish_plan(str? schedule=None, str? weights=None, int? workers=None) -> ()");
   // The same on CUDA; rows: of the batch, for a block of threads or a crew; crew: blocks that share rows.
   m.def("last_cuda_plan() -> str");
-  m.def("wish_cuda_plan(str? schedule=None, int? rows=None, int? crew=None) -> ()");
+  m.def("wish_cuda_plan(str? schedule=None, int? rows=None, int? crew=None, str? arithmetic=None) -> ()");
   // Clusters of so many blocks that run at the same time on a GPU, where each has a multiprocessor.
   m.def("cuda_clusters(int device, int size) -> int");
 }

@@ -202,7 +202,8 @@ def plan(
         * ``schedule``: ``"cta"``, all steps in one launch, where each block of threads owns rows of the batch and
           keeps W_hh in its registers and shared memory; ``"cluster"`` and ``"grid"``, the same for crews of
           blocks, each with some of the units, which hand on states through each other's shared memory or through
-          the second-level cache; ``"stepwise"``, a product and a kernel for each step.
+          the second-level cache; ``"scatter"``, clusters that hand on partial sums of gradients, backwards;
+          ``"stepwise"``, a product and a kernel for each step.
         * ``arithmetic`` of one launch: ``"mma"`` by tensor cores, ``"fma"`` without; ``crew``: blocks that share
           rows; ``tile``: rows of the batch of a crew, and units of each member, or, of cta, that its threads (fma)
           or warps (mma) have at a time.
@@ -274,6 +275,7 @@ def forced_plan(
     *,
     rows: int | None = None,
     crew: int | None = None,
+    arithmetic: str | None = None,
 ) -> Iterator[None]:
     """Has the recurrences that this thread runs meanwhile planned as given, to measure or to test.
 
@@ -282,8 +284,9 @@ def forced_plan(
 
     Args:
         schedule: ``"batch_split"`` or ``"unit_split"``; weights: ``"packed"`` or ``"in_place"``; workers: their
-            number. On CUDA, schedule: ``"cta"``, ``"cluster"``, ``"grid"`` or ``"stepwise"``, which is taken where
-            the others cannot be; rows: of the batch, of a block or crew; crew: blocks that share rows. See
+            number. On CUDA, schedule: ``"cta"``, ``"cluster"``, ``"scatter"`` (``"cluster"`` forwards), ``"grid"`` or
+            ``"stepwise"``, which is taken where the others cannot be; rows: of the batch, of a block or crew; crew:
+            blocks that share rows; arithmetic: ``"fma"`` or ``"mma"``, of float32 that may be rounded. See
             :func:`plan`. None leaves the choice to the planner.
 
     Raises:
@@ -297,10 +300,10 @@ def forced_plan(
     if ISA is None:
         yield
         return
-    of_cuda = CUDA and schedule in ("cta", "cluster", "grid", "stepwise")
+    of_cuda = CUDA and schedule in ("cta", "cluster", "scatter", "grid", "stepwise")
     try:
         if of_cuda:
-            torch.ops.rnnfast.wish_cuda_plan(schedule, rows, crew)
+            torch.ops.rnnfast.wish_cuda_plan(schedule, rows, crew, arithmetic)
         torch.ops.rnnfast.wish_plan(None if of_cuda else schedule, weights, workers)
         yield
     finally:

@@ -34,6 +34,7 @@ def test_small_layers_are_one_launch(cell, dtype, pass_, limits):
 FITS = {
     "cta": "W_hh fits the shared memory and registers of a block",
     "cluster": "W_hh fits the blocks of a cluster",
+    "scatter": "W_hh fits the blocks of a cluster",
     "grid": "W_hh fits the multiprocessors",
 }
 
@@ -63,7 +64,8 @@ def test_weights_stay_on_the_chip(cell, gates, dtype, pass_, limits):
             assert p.crew * units >= H
             assert p.blocks == -(-B // rows) * p.crew
             assert rows * units <= p.threads
-            if p.schedule == "cluster":
+            assert p.schedule != "scatter" or (pass_ == "bptt" and gates > 1)
+            if p.schedule in ("cluster", "scatter"):
                 assert limits.capability >= (9, 0)
                 assert p.crew in (2, 4, 8, 16)
                 assert p.crew < 16 or limits is not MIG_SLICE
@@ -85,7 +87,8 @@ def test_what_decides():
     assert plan("lstm", 0).why == "no units"
     assert plan("lstm", 4096).why == FITS["cta"].replace("fits", "does not fit")
     assert plan("lstm", 64, MIG_SLICE, B=4096).why == "a product for each step is estimated to be faster"
-    assert plan("lstm", 64, tf32=True).arithmetic == "mma"
+    assert plan("lstm", 256, tf32=True).arithmetic == "mma"
+    assert plan("lstm", 64, tf32=True).arithmetic == "fma"  # all weights in registers, and nothing is rounded
     assert plan("lstm", 64, dtype=torch.float64, tf32=True).arithmetic == "fma"
     assert plan("lstm", 64, G=2).blocks == 2 * plan("lstm", 64).blocks
     few, many = (plan("lstm", 64, B=B, dtype=torch.bfloat16).tile[0] for B in (16, 4096))
@@ -104,7 +107,7 @@ def test_clusters_by_default():
 
 def test_plans_in_words():
     assert str(plan("lstm", 64, dtype=torch.bfloat16)) == (
-        "cta mma blocks=16 crew=1 tile=1x64 threads=256 shared=1424 registers=32768 "
+        "cta mma blocks=16 crew=1 tile=1x64 threads=256 shared=1552 registers=32768 "
         "(W_hh fits the shared memory and registers of a block)"
     )
     assert repr(plan("lstm", 4096)).startswith("CudaPlan(stepwise (")

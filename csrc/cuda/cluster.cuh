@@ -6,18 +6,18 @@
 namespace rnnfast::cuda {
 
 #if RNNFAST_HAS_CLUSTERS
-// Two buffers of the operand, and for each a barrier that counts the bytes of all slices. A member publishes
-// its slice for step n + 1 after it has read all of step n's operand, so whoever has the operand of step n +
-// 1 knows that no member reads that of step n any more, and may publish for step n + 2, to the same buffer.
-class ClusterLink {
+// A member of a cluster whose members write to each other's shared memory, to two buffers, each with a
+// barrier that counts the bytes of all members. A member publishes for step n + 1 after it has read all of
+// step n's buffer, so whoever has all of step n + 1 knows that no member reads the buffer of step n any more,
+// and may publish for step n + 2, to the same one.
+class ClusterMember {
  public:
-  __device__ __forceinline__ ClusterLink(const Exchange&, const CrewShape& shape, unsigned char* memory)
+  __device__ __forceinline__ ClusterMember(const CrewShape& shape, unsigned char* memory)
       : barriers_(reinterpret_cast<ByteBarrier*>(memory)),
         operands_(memory + CrewShape::kOperandsAt),
         rank_(rank_in_cluster()),
         crew_(opaque(shape.crew)),
-        operand_(opaque(static_cast<int>(shape.operand))),
-        slice_(opaque(static_cast<int>(shape.slice_bytes))) {
+        operand_(opaque(static_cast<int>(shape.operand))) {
     if (threadIdx.x < kBuffers) initialise(barriers_ + threadIdx.x);
     // Warps share out members, or, where these are fewer, what a member is handed; all are powers of two.
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
@@ -27,34 +27,64 @@ class ClusterLink {
 #pragma unroll
     for (int i = 0; i < kMostTargets; ++i) {
       const int m = (warp & (members - 1)) + i * members;
-      // Not all of them to the same one at a time.
       if (m >= shape.crew) continue;
-      targets_[i] = in_block(memory, (rank_ + m) & (shape.crew - 1)), count_ = i + 1;
+      // Not all of them to the same one at a time.
+      target_ranks_[i] = (rank_ + m) & (shape.crew - 1);
+      targets_[i] = in_block(memory, target_ranks_[i]), count_ = i + 1;
     }
   }
 
   __device__ __forceinline__ int rank() const { return rank_; }
   __device__ __forceinline__ int64_t crew() const { return blockIdx.x / crew_; }
-  __device__ __forceinline__ void* initial() const { return operands_; }
-  // Two: threads put the next one while others may still read this one to hand it on.
-  __device__ __forceinline__ void* slice(int n) const {
-    return operands_ + kBuffers * operand_ + (n & 1) * slice_;
-  }
   // Barriers are initialised before members count bytes on them.
   __device__ __forceinline__ void ready() const { sync_cluster(); }
 
   // Ends: all members run, since they are of one cluster, and take part in the same steps; none waits for
-  // step n without having published for it, which waits for nothing but the operand of step n - 1.
+  // step n without having published for it, which waits for nothing but the buffer of step n - 1.
   __device__ __forceinline__ const void* await(int n) const {
     if (n > 0) await_phase(barriers_ + (n & 1), static_cast<uint32_t>((n - 1) >> 1 & 1), {"cluster", n});
     return operands_ + (n & 1) * operand_;
   }
 
-  __device__ __forceinline__ void publish(int n) const {
-    const int buffer = (n + 1) & 1, barrier = buffer * static_cast<int>(sizeof(ByteBarrier));
-    // Its phase before, of step n - 1, is over. Slices may come before this arrival, the phase does not end.
+  // A member's shared memory is there as long as others may write to it.
+  __device__ __forceinline__ void leave() const { sync_cluster(); }
+
+ protected:
+  static constexpr int kBuffers = 2, kVector = sizeof(Vector16), kMostTargets = 16 / CrewShape::kWarps;
+
+  // Before publishing for step n + 1: where its barrier is in targets. Its phase before, of step n - 1, is
+  // over. Bytes may come before this arrival, the phase does not end.
+  __device__ __forceinline__ int expect(int n) const {
+    const int buffer = (n + 1) & 1;
     if (threadIdx.x == 0) expect_bytes(barriers_ + buffer, static_cast<uint32_t>(operand_));
-    const int to = static_cast<int>(CrewShape::kOperandsAt) + buffer * operand_ + rank_ * slice_;
+    return buffer * static_cast<int>(sizeof(ByteBarrier));
+  }
+  // Where, in targets, this member writes so many bytes.
+  __device__ __forceinline__ int target_offset(int n, int bytes) const {
+    return static_cast<int>(CrewShape::kOperandsAt) + ((n + 1) & 1) * operand_ + rank_ * bytes;
+  }
+
+  ByteBarrier* const barriers_;
+  unsigned char* const operands_;
+  const int rank_, crew_, operand_;       // bytes of a buffer
+  int first_vector_, apart_;              // of what a member is handed, that the thread writes
+  ClusterAddress targets_[kMostTargets];  // where those have their shared memory that the thread writes to
+  int target_ranks_[kMostTargets] = {}, count_ = 0;
+};
+
+class ClusterLink : public ClusterMember {
+ public:
+  __device__ __forceinline__ ClusterLink(const Exchange&, const CrewShape& shape, unsigned char* memory)
+      : ClusterMember(shape, memory), slice_(opaque(static_cast<int>(shape.slice_bytes))) {}
+
+  __device__ __forceinline__ void* initial() const { return operands_; }
+  // Two: threads put the next one while others may still read this one to hand it on.
+  __device__ __forceinline__ void* slice(int n) const {
+    return operands_ + kBuffers * operand_ + (n & 1) * slice_;
+  }
+
+  __device__ __forceinline__ void publish(int n) const {
+    const int barrier = expect(n), to = target_offset(n, slice_);
     const auto* from = static_cast<const Vector16*>(slice(n));
     for (int i = first_vector_; i < slice_ / kVector; i += apart_) {
       const Vector16 v = from[i];
@@ -64,18 +94,8 @@ class ClusterLink {
     }
   }
 
-  // A member's shared memory is there as long as others may write to it.
-  __device__ __forceinline__ void leave() const { sync_cluster(); }
-
  private:
-  static constexpr int kBuffers = 2, kVector = sizeof(Vector16), kMostTargets = 16 / CrewShape::kWarps;
-
-  ByteBarrier* const barriers_;
-  unsigned char* const operands_;
-  const int rank_, crew_, operand_, slice_;  // of these two: bytes
-  int first_vector_, apart_;                 // of the slice, that the thread hands on
-  ClusterAddress targets_[kMostTargets];     // where those have their shared memory that it hands them to
-  int count_ = 0;
+  const int slice_;  // bytes
 };
 #endif
 
@@ -83,14 +103,15 @@ template <class Pass, class S, class Product>
 __global__ void __launch_bounds__(CrewShape::kThreads, 1)
     cluster_kernel(const __grid_constant__ CrewArguments<typename Product::Shape> a) {
 #if RNNFAST_HAS_CLUSTERS
-  run_crew<Pass, S, Product, ClusterLink>(a);
+  run_crew<Pass, S, Product, Gather<ClusterLink, Product>>(a);
 #endif
 }
 
 template <class Pass, class S, class Product>
 cudaError_t launch_cluster(const Run& run, const CudaPlan& plan) {
   const auto shape = crew_shape<Pass, Product>(run.recurrence, plan);
-  return launch_crew<S>(cluster_kernel<Pass, S, Product>, run, shape, OnlyPhase<Pass>::kAhead.stream, {shape.crew, false});
+  return launch_crew<S>(cluster_kernel<Pass, S, Product>, run, shape, OnlyPhase<Pass>::kAhead.stream,
+                        {shape.crew, false});
 }
 
 }  // namespace rnnfast::cuda

@@ -6,12 +6,17 @@
 //
 //   Link(exchange, shape, memory)  `memory`: shared, laid out as crew_shape.h has it
 //   rank(), crew()                 this member; the number of the crew
-//   initial()     where the first step's operand is put
+//   initial()     where the first step's operand is put; null: it is zero
 //   slice(n)      where this member's slice of the operand after the n-th step's is put
 //   ready()       before the first step: what was put before is seen by all threads
 //   await(n)      the operand of the n-th step, all of it
 //   publish(n)    hands slice(n) on: all threads have put it, and none reads the n-th step's operand any more
 //   leave()       after the last step
+//
+// and what is multiplied before or after it gets there that of the Passing, which has a Link:
+//
+//   receive(n, results)  the results of the thread's unit at the n-th step
+//   send(n)              what was put at the n-th step, for the next one: by all threads, that have put it
 #pragma once
 
 #include "../cells/phase_list.h"
@@ -57,8 +62,7 @@ struct CrewOwn {
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
       const int k = part * units + local;
-      places[part] =
-          opaque(k / Product::kChunk * chunk_stride + row * Product::kChunk + k % Product::kChunk);
+      places[part] = opaque(k / Product::kChunk * chunk_stride + row * Product::kChunk + k % Product::kChunk);
     }
   }
   __device__ __forceinline__ C matrix(int gate) const { return results[gate]; }
@@ -109,8 +113,8 @@ class Positions {
   const int last_, first_, apart_;
 };
 
-// What rows enter with, in all of the first step's operand, and in both slices: rows that have not entered yet
-// hand it on. Zero where there is nothing.
+// What rows enter with, in all of the first step's operand, and in both slices: rows that have not entered
+// yet hand it on. Zero where there is nothing.
 template <class Pass, class S, class Product>
 __device__ void put_initial(const Recurrence& r, const CrewShape& shape, int64_t group, int64_t first_row,
                             int rank, typename Product::Operand* operand,
@@ -131,13 +135,38 @@ __device__ void put_initial(const Recurrence& r, const CrewShape& shape, int64_t
     Compute<S> v = 0;
     if (initial.data && row < r.B && k < shape.units && unit < units)
       v = widened(static_cast<const S*>(initial.data)[group * initial.group + row * initial.row + unit]);
-    operand[i] = Product::as_operand(v);
+    if (operand) operand[i] = Product::as_operand(v);
     if (member == rank)
       for (auto* slice : slices) slice[within] = Product::as_operand(v);
   }
 }
 
-template <class Pass, class S, class Product, class Link>
+// Members multiply the whole operand, for their own units.
+template <class L, class Product>
+class Gather {
+ public:
+  using Link = L;
+
+  __device__ __forceinline__ Gather(const Link& link, const Product& product, const typename Product::Shape&)
+      : link_(link), product_(product) {}
+
+  template <class Results>
+  __device__ __forceinline__ void receive(int n, Results& results) const {
+    const auto* operand = static_cast<const typename Product::Operand*>(link_.await(n));
+    sync_warp();  // lanes may have fetched and waited each for itself
+    product_.multiply(operand, results);
+  }
+  __device__ __forceinline__ void send(int n) const {
+    sync_block();
+    link_.publish(n);
+  }
+
+ private:
+  const Link& link_;
+  const Product& product_;
+};
+
+template <class Pass, class S, class Product, class Passing>
 __device__ __forceinline__ void run_crew(const CrewArguments<typename Product::Shape>& a) {
   using Phase = OnlyPhase<Pass>;
   using C = Compute<S>;
@@ -148,7 +177,7 @@ __device__ __forceinline__ void run_crew(const CrewArguments<typename Product::S
   const auto& shape = a.shape;
   auto* memory = static_cast<unsigned char*>(shared_memory());
 
-  Link link(a.exchange, shape, memory);
+  const typename Passing::Link link(a.exchange, shape, memory);
   if (threadIdx.x < (CrewShape::kOperandsAt - CrewShape::kZerosAt) / sizeof(C))
     reinterpret_cast<C*>(memory + CrewShape::kZerosAt)[threadIdx.x] = 0;
   const int rank = link.rank(), first_unit = rank * shape.units;
@@ -158,6 +187,8 @@ __device__ __forceinline__ void run_crew(const CrewArguments<typename Product::S
   put_initial<Pass, S, Product>(r, shape, group, first_row, rank, static_cast<Operand*>(link.initial()),
                                 {static_cast<Operand*>(link.slice(0)), static_cast<Operand*>(link.slice(1))});
   const Product product(shape, r.matrices[Phase::kMatrix], group, units, rank, memory);
+
+  const Passing passing(link, product, shape);
 
   const bool descending = is_reversed(r.direction, group) != Pass::kBackward;
   const CrewSeat seat_of_crew = Product::seat(shape);
@@ -199,19 +230,14 @@ __device__ __forceinline__ void run_crew(const CrewArguments<typename Product::S
     const int after_next = positions.of(i + 2);
     Fetched<S> next_values;
     fetch(i + 1, next, after_next, next_values);
-    const auto* operand = static_cast<const Operand*>(link.await(n));
-    sync_warp();  // lanes may have fetched and waited each for itself
-    product.multiply(operand, own.results);
+    passing.receive(n, own.results);
     if (is_active(i)) {
       own.slice = static_cast<Operand*>(link.slice(n));
       const Position at_step = position(i, now, next);
       CrewAccessor<Phase, S, Own, Turn::run> at(r, a.strides, seat, at_step, own, &values);
       Phase::run(at);
     }
-    if (i + 1 < steps.end) {
-      sync_block();
-      link.publish(n);
-    }
+    if (i + 1 < steps.end) passing.send(n);
     // Nobody waits for what goes to memory.
     if (is_active(i)) {
       const Position at_step = position(i, now, next);

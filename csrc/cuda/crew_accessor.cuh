@@ -52,12 +52,12 @@ struct Seat {
 
 // Where a step's values are.
 struct Position {
-  int now, after;          // of the step, and of the step after in order of processing
+  int now, after;                  // of the step, and of the step after in order of processing
   bool active, entering, leaving;  // whether the row is, and does
 };
 
-// Values that do not change from step to step; values that a cell reads from memory, stores, and leaves behind,
-// at a step.
+// Values that do not change from step to step; values that a cell reads from memory, stores, and leaves
+// behind, at a step.
 constexpr int kMaxParameters = 7, kMaxAhead = 4, kMaxFetched = 8, kMaxStored = 8, kMaxLeft = 2;
 
 enum class Turn {
@@ -75,8 +75,8 @@ struct Fetched {
   S values[kMaxFetched];
 };
 
-// Own: what the schedule keeps, as an Accessor has it. What depends on the row, or on which arrays there are, is
-// a condition of a single instruction, not a branch: steps are as long as their chains of instructions.
+// Own: what the schedule keeps, as an Accessor has it. What depends on the row, or on which arrays there are,
+// is a condition of a single instruction, not a branch: steps are as long as their chains of instructions.
 template <class Phase, class S, class Own, Turn kTurn>
 class CrewAccessor {
   using C = Compute<S>;

@@ -72,12 +72,14 @@ class CrewWeights {
         data_(static_cast<const S*>(m.data) + group * m.group),
         row_(m.row),
         all_units_(units),
-        first_unit_(static_cast<int64_t>(rank) * shape.units),
+        first_unit_(shape.scatters ? 0 : rank * shape.units),
+        units_of_column_(shape.scatters ? shape.results : shape.units),
+        first_member_(shape.scatters ? rank : 0),
         even_(reinterpret_cast<uintptr_t>(data_) % 16 == 0 && (row_ | all_units_) % 4 == 0) {}
 
   __device__ __forceinline__ Row row(int result) const {
-    const int column = result / shape_.units;
-    const int64_t unit = first_unit_ + result % shape_.units;
+    const int column = result / units_of_column_;
+    const int64_t unit = first_unit_ + result % units_of_column_;
     const int64_t first = Phase::kTransposed ? unit : (column * all_units_ + unit) * row_;
     return {data_ + first, result < shape_.results && unit < all_units_};
   }
@@ -91,7 +93,7 @@ class CrewWeights {
   // Of values from `from` on of a chunk, up to four, which are of the same part and member: as many as divide
   // the units of a member.
   __device__ __forceinline__ Place place(int chunk, int from) const {
-    const int member = chunk / shape_.slice_chunks;
+    const int member = first_member_ + chunk / shape_.slice_chunks;
     const int within = chunk % shape_.slice_chunks * shape_.chunk + from;
     static_assert(kMostParts == 4);
     const int part = (within >= shape_.units) + (within >= 2 * shape_.units) + (within >= 3 * shape_.units);
@@ -122,11 +124,12 @@ class CrewWeights {
  private:
   const CrewShape& shape_;
   const S* const data_;
-  const int64_t row_, all_units_, first_unit_;
+  const int64_t row_, all_units_;
+  const int first_unit_, units_of_column_, first_member_;
   const bool even_;  // rows can be read four values at a time
 };
 
-template <class Phase, class S, CudaSchedule>
+template <class Phase, class S, CudaSchedule kSchedule>
 class CrewMma {
  public:
   using Shape = CrewMmaShape;
@@ -166,7 +169,8 @@ class CrewMma {
     from_ = opaque(first_chunk * apart_ + row * kChunk + lane_pair_ * 2 * kPerRegister);
     to_ = opaque((slice_ * shape.rows + 2 * lane_pair_) * shape.stride + result(0));
     columns_ = opaque(shape.rows - 2 * lane_pair_);
-    weights_ = reinterpret_cast<Fragment*>(memory + shape.weights_at) + warp * beyond * 32 + static_cast<int>(threadIdx.x) % 32;
+    weights_ = reinterpret_cast<Fragment*>(memory + shape.weights_at) + warp * beyond * 32 +
+               static_cast<int>(threadIdx.x) % 32;
     const CrewWeights<Phase, S> read(shape, m, group, units, rank);
     if (!works()) return;
 #pragma unroll 2
@@ -182,9 +186,13 @@ class CrewMma {
 
   // The results of the thread's unit. By all threads of the block.
   __device__ __forceinline__ void multiply(const S* operand, float (&sums)[kColumns]) const {
-    if (works()) multiply_tiles(operand);
+    multiply_parts(operand);
     sync_block();
     parts_.add(sums);
+  }
+  // Parts of all results, to shared memory.
+  __device__ __forceinline__ void multiply_parts(const S* operand) const {
+    if (works()) multiply_tiles(operand);
   }
 
  private:
@@ -198,9 +206,7 @@ class CrewMma {
   };
   __device__ __forceinline__ bool works() const { return slice_ < slices_; }
   // The result of lane_row_ in one of the warp's tiles.
-  __device__ __forceinline__ int result(int tile) const {
-    return (group_ * tiles_ + tile) * 16 + lane_row_;
-  }
+  __device__ __forceinline__ int result(int tile) const { return (group_ * tiles_ + tile) * 16 + lane_row_; }
 
   // Registers 0 and 2: the tile's row lane_row_, each half of the terms; 1 and 3: that eight below. Which
   // terms these are is up to us, as long as operands are read alike: a lane reads those of both its registers
@@ -231,9 +237,11 @@ class CrewMma {
         return multiply_tiles<2>(operand);
       case 3:
         return multiply_tiles<3>(operand);
-      default:
+      case 4:
         return multiply_tiles<4>(operand);
     }
+    if constexpr (Shape::most_tiles(kSchedule) > 4)
+      return tiles_ == 6 ? multiply_tiles<6>(operand) : multiply_tiles<8>(operand);
   }
 
   template <int kTiles>
@@ -358,9 +366,13 @@ class CrewFma {
   // The results of the thread's unit. By all threads of the block.
   __device__ __forceinline__ void multiply(const C* operand, C (&sums)[kColumns]) const {
     if (kLanes && lanes_ > 0) return with_rows([&](auto rows) { multiply_in_lanes(rows, operand, sums); });
-    if (slice_ < shape_.slices) with_rows([&](auto rows) { multiply_rows(rows, operand); });
+    multiply_parts(operand);
     sync_block();
     parts_.add(sums);
+  }
+  // As CrewMma has it.
+  __device__ __forceinline__ void multiply_parts(const C* operand) const {
+    if (slice_ < shape_.slices) with_rows([&](auto rows) { multiply_rows(rows, operand); });
   }
 
  private:
@@ -455,7 +467,8 @@ class CrewFma {
 #pragma unroll
             for (int v = 0; v < kChunk; ++v)
               if (first + i < kMost)
-                sums[row][column][v % kChains] += held_[(first + i) * kColumns + column].v[v] * x[i][row].v[v];
+                sums[row][column][v % kChains] +=
+                    held_[(first + i) * kColumns + column].v[v] * x[i][row].v[v];
     }
     C of_rows[kRows][kColumns];
 #pragma unroll

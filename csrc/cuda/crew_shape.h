@@ -6,6 +6,9 @@
 // instruction (mma) or one vector (fma) takes of each row: [chunk][row][value]. So each member's slice is
 // contiguous, and chunks follow each other evenly. Results of the matrix are summed by parts: `slices` of the
 // operand's chunks are multiplied by different threads, which leave [slice][row][result] in shared memory.
+//
+// Where members scatter partial results (scatter.cuh) the operand that is multiplied is the member's own
+// slice alone, and the results are those of all units; what comes from others takes the operand's place.
 #pragma once
 
 #include <algorithm>
@@ -32,33 +35,36 @@ struct CrewShape {
   int64_t exchange_bytes() const { return int64_t{2} * crew * marked_vectors * 16; }
 
   int rows, crew, columns, parts, slices = 1;
+  bool scatters;
   int units, results;       // of a member: units; matrix results of a row
   int crew_bits = 0;        // 2 to the power of it: as many as there are members, but no more than warps
   int chunk, slice_chunks;  // values of a row; chunks of a member's slice
-  int chunks, stride = 0;   // of the whole operand; from row to row of results
+  int chunks, stride = 0;   // of the operand that is multiplied; from row to row of results
   int marked_vectors = 0;   // of a slice
   size_t slice_bytes = 0, operand = 0, results_at = 0, weights_at = 0, shared = 0, held = 0;
   bool possible = false;
 
  protected:
   CrewShape(const PhaseSize& p, CudaSchedule schedule, int crew_size, int rows_of_crew, int chunk_bytes,
-            int value_bytes)
-      : rows(rows_of_crew), crew(crew_size), columns(p.columns) {
+            int value_bytes, int result_bytes)
+      : rows(rows_of_crew), crew(crew_size), columns(p.columns), scatters(schedule == CudaSchedule::scatter) {
     parts = static_cast<int>(p.inner / p.units);
     units = static_cast<int>(round_up(ceil_div(p.units, crew), kUnitsApart));
-    results = columns * units;
+    results = columns * units * (scatters ? crew : 1);
     chunk = chunk_bytes / value_bytes;
     slice_chunks = static_cast<int>(ceil_div(parts * units, chunk));
-    chunks = crew * slice_chunks;
+    chunks = (scatters ? 1 : crew) * slice_chunks;
     slice_bytes = static_cast<size_t>(slice_chunks) * rows * chunk_bytes;
-    operand = static_cast<size_t>(crew) * slice_bytes;
+    const int from_member = scatters ? rows * columns * units * result_bytes : static_cast<int>(slice_bytes);
+    operand = static_cast<size_t>(crew) * from_member;
     marked_vectors = static_cast<int>(ceil_div(static_cast<int64_t>(slice_bytes), int64_t{4} * kMarkedWords));
     while (2 << crew_bits <= std::min(crew, kWarps)) ++crew_bits;
-    // Operands, and slices of a member of several; each of both twice, but that a grid's operand comes after all
-    // threads have read the one before.
+    // Operands, and slices of a member of several; each of both twice, but that a grid's operand comes after
+    // all threads have read the one before.
     results_at = kOperandsAt + (schedule == CudaSchedule::grid ? 1 : 2) * operand +
                  (schedule == CudaSchedule::cta ? 0 : 2) * slice_bytes;
-    possible = p.inner == parts * p.units && rows * units <= kThreads && crew <= kMostCrew;
+    possible = (!scatters || columns == 1) && p.inner == parts * p.units && rows * units <= kThreads &&
+               crew <= kMostCrew;
   }
 
   void lay_out(size_t result_bytes, size_t weights, size_t weights_held) {
@@ -68,23 +74,27 @@ struct CrewShape {
   }
 };
 
-// A warp has up to four m16 tiles of results, for some of the operand's chunks; the batch's rows are the n8.
+// A warp has up to four m16 tiles of results, or eight of those of all units, for some of the operand's
+// chunks; the batch's rows are the n8.
 struct CrewMmaShape : CrewShape {
-  static constexpr int kChunkBytes = 32, kMostTiles = 4;
+  static constexpr int kChunkBytes = 32;
   static constexpr int kFragmentBytes = 512, kHeld = 24;  // in registers, of a warp
+  static constexpr int most_tiles(CudaSchedule schedule) { return schedule == CudaSchedule::scatter ? 8 : 4; }
+  // Numbers of tiles that there are kernels for.
+  static constexpr bool are_tiles(int n) { return n <= 4 || n == 6 || n == 8; }
 
   CrewMmaShape(const PhaseSize& p, CudaSchedule schedule, int value_bytes, int crew_size, int rows_of_crew)
-      : CrewShape(p, schedule, crew_size, rows_of_crew, kChunkBytes, value_bytes) {
+      : CrewShape(p, schedule, crew_size, rows_of_crew, kChunkBytes, value_bytes, sizeof(float)) {
     const int all_tiles = static_cast<int>(ceil_div(results, 16));
-    if (all_tiles > kMostTiles * kWarps) {
+    if (all_tiles > most_tiles(schedule) * kWarps) {
       possible = false;
       return;
     }
     // As few instructions of a warp as can be, then as few reads of the operand and of partial results.
     int64_t least = -1;
-    for (int t = 1; t <= kMostTiles; ++t) {
+    for (int t = 1; t <= most_tiles(schedule); ++t) {
       const int g = static_cast<int>(ceil_div(all_tiles, t));
-      if (g > kWarps) continue;
+      if (g > kWarps || !are_tiles(t)) continue;
       const int s = std::min(kWarps / g, chunks), own = static_cast<int>(ceil_div(chunks, s));
       const int64_t reads = int64_t{g} * chunks * 2 + int64_t{s} * all_tiles * 8;
       const int64_t cost = int64_t{own} * t * 16 + reads;
@@ -112,12 +122,14 @@ struct CrewFmaShape : CrewShape {
   // Of lanes: a chunk's operand; an exchange.
   static constexpr int kChunkCycles = 8, kShuffleCycles = 24;
   // Whether there may be lanes: a grid's members have more weights anyway.
-  static constexpr bool has_lanes(CudaSchedule schedule) { return schedule != CudaSchedule::grid; }
+  static constexpr bool has_lanes(CudaSchedule schedule) {
+    return schedule == CudaSchedule::cta || schedule == CudaSchedule::cluster;
+  }
   // Chunks whose weights a thread keeps in registers, 16 for each. Doubles need more besides.
   static constexpr int held_for(int value_bytes) { return value_bytes == 8 ? 4 : 5; }
 
   CrewFmaShape(const PhaseSize& p, CudaSchedule schedule, int value_bytes, int crew_size, int rows_of_crew)
-      : CrewShape(p, schedule, crew_size, rows_of_crew, kChunkBytes, value_bytes) {
+      : CrewShape(p, schedule, crew_size, rows_of_crew, kChunkBytes, value_bytes, value_bytes) {
     sets = static_cast<int>(ceil_div(results, kSums));
     if (sets > kThreads || rows * value_bytes > kMostRows * 4) {
       possible = false;
@@ -149,8 +161,8 @@ struct CrewFmaShape : CrewShape {
   int lanes = 0;                 // 0: partial results through shared memory
 
  private:
-  // As few cycles as can be, if a thread's registers hold so many vectors of weights. At least as many lanes as
-  // rows may be.
+  // As few cycles as can be, if a thread's registers hold so many vectors of weights. At least as many lanes
+  // as rows may be.
   void choose_lanes(int most_held) {
     int fewest = 1;
     while (fewest < kMostRows && units * 2 * fewest <= kThreads) fewest *= 2;

@@ -29,7 +29,7 @@ template <class Pass, class S, class Product>
 __global__ void __launch_bounds__(CrewShape::kThreads, 1)
     cta_kernel(const __grid_constant__ CrewArguments<typename Product::Shape> a) {
 #if RNNFAST_HAS_MMA
-  run_crew<Pass, S, Product, AloneLink>(a);
+  run_crew<Pass, S, Product, Gather<AloneLink, Product>>(a);
 #endif
 }
 

@@ -6,11 +6,11 @@
 
 namespace rnnfast::cuda {
 
-// Two operands of each crew in global memory, in vectors of three numbers, which are marked with the step that
-// they are for: who reads one knows from itself whether it is there, without a second look and without
+// Two operands of each crew in global memory, in vectors of three numbers, which are marked with the step
+// that they are for: who reads one knows from itself whether it is there, without a second look and without
 // fences. (NCCL calls such protocols LL.) As in a cluster, whoever has the whole operand of a step knows that
-// all members have read that of the step before. One buffer in shared memory: it is filled between two barriers
-// of the block.
+// all members have read that of the step before. One buffer in shared memory: it is filled between two
+// barriers of the block.
 class GridLink {
  public:
   __device__ __forceinline__ GridLink(const Exchange& exchange, const CrewShape& shape, unsigned char* memory)
@@ -29,7 +29,9 @@ class GridLink {
   __device__ __forceinline__ int64_t crew() const { return crew_; }
   __device__ __forceinline__ void* initial() const { return operand_; }
   // As in a cluster.
-  __device__ __forceinline__ void* slice(int n) const { return slices_ + (n & 1) * words_ * sizeof(uint32_t); }
+  __device__ __forceinline__ void* slice(int n) const {
+    return slices_ + (n & 1) * words_ * sizeof(uint32_t);
+  }
   __device__ __forceinline__ void ready() const { sync_block(); }
 
   // Ends: all members run, since the launch is cooperative, and take part in the same steps; none waits for
@@ -39,11 +41,13 @@ class GridLink {
     const Vector16* from = operands_ + (n & 1) * vectors_;
     int member = static_cast<int>(threadIdx.x) / slice_, within = static_cast<int>(threadIdx.x) % slice_;
     const int members = CrewShape::kThreads / slice_, rest = CrewShape::kThreads % slice_;
-    for (int first = static_cast<int>(threadIdx.x); first < vectors_; first += kTogether * CrewShape::kThreads) {
+    for (int first = static_cast<int>(threadIdx.x); first < vectors_;
+         first += kTogether * CrewShape::kThreads) {
       Vector16 v[kTogether];
 #pragma unroll
       for (int i = 0; i < kTogether; ++i)
-        v[i] = read_marked(from + (first + i * CrewShape::kThreads < vectors_ ? first + i * CrewShape::kThreads : first));
+        v[i] = read_marked(
+            from + (first + i * CrewShape::kThreads < vectors_ ? first + i * CrewShape::kThreads : first));
 #pragma unroll
       for (int i = 0; i < kTogether; ++i) {
         const int at = first + i * CrewShape::kThreads;
@@ -90,7 +94,7 @@ template <class Pass, class S, class Product>
 __global__ void __launch_bounds__(CrewShape::kThreads, 1)
     grid_kernel(const __grid_constant__ CrewArguments<typename Product::Shape> a) {
 #if RNNFAST_HAS_MMA
-  run_crew<Pass, S, Product, GridLink>(a);
+  run_crew<Pass, S, Product, Gather<GridLink, Product>>(a);
 #endif
 }
 

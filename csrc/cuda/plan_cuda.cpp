@@ -1,6 +1,7 @@
 #include "plan_cuda.h"
 
 #include <algorithm>
+#include <cmath>
 #include <stdexcept>
 #include <vector>
 
@@ -9,22 +10,26 @@
 namespace rnnfast {
 namespace {
 
-// What times are estimated from. Those of crews were fitted to steps of all plans for 44 layers on an H200:
-// to 9 % of them (root mean square).
+// What times are estimated from. Those of crews were fitted to steps of all plans for 44 layers on an H200,
+// to 9 % of them (root mean square), and scaled by what the chains of instructions of a step became since, as
+// the compiler's schedule has them: gates 0.5 of before, an mma's products 0.7. They want fitting again.
 namespace gpu {
 constexpr double kHz = 1.7e9;
-constexpr int kSchedulers = 4;                      // of a multiprocessor
-constexpr double kFmas32 = 85, kFmas64 = 42;        // a cycle, on one multiprocessor
-constexpr double kMmaLatency = 27, kMmaIssue = 12;  // cycles: of an mma; of a scheduler for one
-constexpr double kSharedBytes = 190;                // a cycle, as far as products wait for shared memory
-// Cycles of a step: barriers of the block, with products by fma or by mma; a gate's arithmetic and memory;
-// a row's indices; a partial result, until it is added.
-constexpr double kStepFma = 870, kStepMma = 1200, kGate = 222, kRow = 27, kSlice = 12;
+constexpr int kSchedulers = 4;                     // of a multiprocessor
+constexpr double kFmas32 = 85, kFmas64 = 42;       // a cycle, on one multiprocessor
+constexpr double kMmaLatency = 27, kMmaIssue = 9;  // cycles: of an mma; of a scheduler for one
+constexpr double kSharedBytes = 190;               // a cycle, as far as products wait for shared memory
+// Cycles of a step: barriers of the block, with products by fma, by fma in lanes, or by mma; a gate's
+// arithmetic and memory; a row's indices; a partial result, until it is added; an exchange between lanes.
+constexpr double kStepFma = 440, kStepLanes = 280, kStepMma = 620, kGate = 115, kRow = 14, kSlice = 12;
+constexpr double kShuffle = 30;
 // Through the shared memory of others, more for each member and for each of the operand's parts.
-constexpr double kClusterExchange = 255, kClusterMember = 7.7, kClusterPart = 64;
-constexpr double kGridExchange = 1935, kGridMember = 6;  // through global memory
-constexpr double kStart = 8;                             // us: reading the weights
-constexpr double kLaunch = 7;                            // us: of a kernel after another, by torch
+constexpr double kClusterExchange = 160, kClusterMember = 7.7, kClusterPart = 64;
+constexpr double kScatter = 100;
+// Through global memory: a write that others see, a read, and both for each member.
+constexpr double kGridExchange = 1000, kGridMember = 3;
+constexpr double kStart = 8;   // us: reading the weights
+constexpr double kLaunch = 7;  // us: of a kernel after another, by torch
 constexpr double kL2Rate = 3e6, kFlops32 = 40e6, kFlops16 = 300e6, kFlops64 = 20e6;  // bytes and flops a us
 constexpr int kLeastCapability = 80, kLeastForClusters = 90;
 }  // namespace gpu
@@ -43,10 +48,16 @@ bool takes_mma(const CudaProblem& p) {
   return p.dtype == Dtype::bf16 || p.dtype == Dtype::f16 || (p.dtype == Dtype::f32 && p.tf32);
 }
 
+// Whether what is multiplied has several values for each unit.
+bool has_parts(const CudaProblem& p) {
+  const PhaseSize phase = phase_sizes(p)[0];
+  return phase.inner > phase.units;
+}
+
 // What keeps any kernel of one launch from serving, if something does.
 std::string obstacle(const CudaProblem& p, CudaSchedule schedule) {
   const std::string of = name(schedule);
-  const int least = schedule == CudaSchedule::cluster ? gpu::kLeastForClusters : gpu::kLeastCapability;
+  const int least = in_clusters(schedule) ? gpu::kLeastForClusters : gpu::kLeastCapability;
   if (p.limits.capability < least)
     return of + " needs compute capability " + std::to_string(least / 10) + "." + std::to_string(least % 10);
   if (p.H == 0) return "no units";
@@ -54,6 +65,7 @@ std::string obstacle(const CudaProblem& p, CudaSchedule schedule) {
   if (p.cell == Cell::layer_norm_lstm) return of + " has no layer normalisation";
   if (p.noisy) return of + " has no noise";
   if (p.G > kMostGroups) return "more groups than a grid takes";
+  if (schedule == CudaSchedule::scatter && !has_parts(p)) return of + " is for BPTT of several gates";
   if (p.captured_packed) return of + " does not take packed sequences in a CUDA graph";
   if (p.stride >= kMostStride) return "steps lie too far apart for " + of;
   if (p.T * p.B >= kMostPositions) return "too many steps for " + of;
@@ -61,12 +73,14 @@ std::string obstacle(const CudaProblem& p, CudaSchedule schedule) {
 }
 
 // Cycles of a step of a member of a crew, but for its waiting for the others.
-double crew_cycles(const CrewShape& shape, double instructions, double weight_bytes, double operand_bytes,
-                   int result_bytes) {
-  const double results = 2.0 * shape.slices * shape.rows * shape.results * result_bytes;
-  return gpu::kGate * std::max(shape.columns, shape.parts) + gpu::kRow * shape.rows +
-         gpu::kSlice * shape.slices + instructions +
-         (weight_bytes + operand_bytes + results) / gpu::kSharedBytes;
+double crew_cycles(const CrewShape& shape, double instructions, double shared_bytes) {
+  return gpu::kGate * std::max(shape.columns, shape.parts) + gpu::kRow * shape.rows + instructions +
+         shared_bytes / gpu::kSharedBytes;
+}
+
+// Of partial results in shared memory, which are written and read.
+double slices_bytes(const CrewShape& shape, int result_bytes) {
+  return 2.0 * shape.slices * shape.rows * shape.results * result_bytes;
 }
 
 double cycles(const CudaProblem&, const CrewMmaShape& shape) {
@@ -75,12 +89,21 @@ double cycles(const CudaProblem&, const CrewMmaShape& shape) {
   const int chains = shape.tiles >= 3 ? shape.tiles : 4;
   const double issue = std::max(fragments * turns * gpu::kMmaIssue, fragments / chains * gpu::kMmaLatency);
   const double weights = warps * fragments * CrewMmaShape::kFragmentBytes - static_cast<double>(shape.held);
-  return gpu::kStepMma +
-         crew_cycles(shape, issue, weights, static_cast<double>(shape.groups * shape.operand), 4);
+  const double operands =
+      static_cast<double>(shape.groups * shape.chunks * shape.rows * CrewMmaShape::kChunkBytes);
+  return gpu::kStepMma + gpu::kSlice * shape.slices +
+         crew_cycles(shape, issue, weights + operands + slices_bytes(shape, 4));
 }
 
 double cycles(const CudaProblem& p, const CrewFmaShape& shape) {
   const double rate = p.dtype == Dtype::f64 ? gpu::kFmas64 : gpu::kFmas32;
+  if (shape.lanes > 0) {
+    const double turns = static_cast<double>(ceil_div(shape.units * shape.lanes, 32 * gpu::kSchedulers));
+    const double fmas = static_cast<double>(shape.own_chunks) * shape.columns * shape.chunk * shape.rows;
+    const double operands = static_cast<double>(shape.own_chunks) * shape.rows * CrewShape::kWarps * 128;
+    return gpu::kStepLanes + gpu::kShuffle * std::log2(shape.lanes) +
+           crew_cycles(shape, fmas * turns * 32 * gpu::kSchedulers / rate, operands);
+  }
   const double vectors = static_cast<double>(shape.slices) * shape.own_chunks;
   const double sums = static_cast<double>(shape.sets) * CrewFmaShape::kSums * vectors;
   const double weights = sums * CrewFmaShape::kChunkBytes - static_cast<double>(shape.held);
@@ -90,8 +113,9 @@ double cycles(const CudaProblem& p, const CrewFmaShape& shape) {
   const double threads = static_cast<double>(shape.sets * shape.slices);
   const double turns = static_cast<double>(ceil_div(shape.sets * shape.slices, 32 * gpu::kSchedulers));
   const double idle = turns * 32 * gpu::kSchedulers / threads;
-  return gpu::kStepFma + crew_cycles(shape, sums * shape.chunk * shape.rows / rate * idle, weights, operands,
-                                     compute_bytes(p.dtype));
+  return gpu::kStepFma + gpu::kSlice * shape.slices +
+         crew_cycles(shape, sums * shape.chunk * shape.rows / rate * idle,
+                     weights + operands + slices_bytes(shape, compute_bytes(p.dtype)));
 }
 
 // How often multiprocessors change crews; 0: no crew has room. A block's weights take most of a
@@ -110,6 +134,10 @@ double exchange_cycles(CudaSchedule schedule, const CrewShape& shape) {
   if (schedule == CudaSchedule::cta) return 0;
   if (schedule == CudaSchedule::cluster)
     return gpu::kClusterExchange + gpu::kClusterMember * shape.crew + gpu::kClusterPart * shape.parts;
+  // Of each member a partial result is written, and read by its unit's thread; another barrier of the block.
+  if (schedule == CudaSchedule::scatter)
+    return gpu::kClusterExchange + gpu::kClusterMember * shape.crew + gpu::kClusterPart +
+           gpu::kSlice * shape.crew + gpu::kScatter;
   return gpu::kGridExchange + gpu::kGridMember * shape.crew;
 }
 
@@ -120,6 +148,7 @@ struct Room {
 Room room(CudaSchedule schedule) {
   switch (schedule) {
     case CudaSchedule::cluster:
+    case CudaSchedule::scatter:
       return {"W_hh fits the blocks of a cluster", "W_hh does not fit the blocks of a cluster",
               "the GPU has no room for a cluster"};
     case CudaSchedule::grid:
@@ -137,7 +166,8 @@ Room room(CudaSchedule schedule) {
 template <class Shape>
 void consider(Candidate& c, const CudaProblem& p, const PhaseSize& phase, int crew, int rows) {
   const CudaSchedule schedule = c.plan.schedule;
-  const int bytes = c.plan.arithmetic == Arithmetic::mma ? storage_bytes(p.dtype) : compute_bytes(p.dtype);
+  constexpr bool kMma = std::is_same_v<Shape, CrewMmaShape>;
+  const int bytes = kMma ? storage_bytes(p.dtype) : compute_bytes(p.dtype);
   const Shape shape(phase, schedule, bytes, crew, rows);
   if (!shape.possible || static_cast<int64_t>(shape.shared) > p.limits.shared_memory) return;
   const int64_t crews = ceil_div(p.B, int64_t{rows}) * p.G, taken = turns(p, schedule, crew, crews);
@@ -147,13 +177,13 @@ void consider(Candidate& c, const CudaProblem& p, const PhaseSize& phase, int cr
   const double microseconds = static_cast<double>(taken) * cycles_of_step / gpu::kHz * 1e6;
   if (c.plan.crew > 0 && microseconds >= c.plan.microseconds) return;
   c.obstacle.clear();
+  c.plan.arithmetic = kMma ? Arithmetic::mma : Arithmetic::fma;
   c.plan.rows = rows, c.plan.crew = crew, c.plan.units = shape.units;
   c.plan.blocks = crews * crew;
   c.plan.threads = CrewShape::kThreads;
   c.plan.shared_memory = static_cast<int64_t>(shape.shared);
   c.plan.weight_registers = static_cast<int64_t>(shape.held);
-  c.plan.exchange_bytes =
-      schedule == CudaSchedule::grid ? crews * shape.exchange_bytes() : 0;
+  c.plan.exchange_bytes = schedule == CudaSchedule::grid ? crews * shape.exchange_bytes() : 0;
   c.plan.microseconds = microseconds;
 }
 
@@ -161,10 +191,10 @@ void consider(Candidate& c, const CudaProblem& p, const PhaseSize& phase, int cr
 std::vector<int> crew_sizes(const CudaProblem& p, CudaSchedule schedule, int rows) {
   if (schedule == CudaSchedule::cta) return {1};
   if (p.wish_crew) return *p.wish_crew < 2 ? std::vector<int>{} : std::vector<int>{*p.wish_crew};
-  const int most = schedule == CudaSchedule::cluster ? 16 : p.limits.multiprocessors;
+  const int most = in_clusters(schedule) ? 16 : p.limits.multiprocessors;
   std::vector<int> sizes;
   for (int size = 2; size <= most; size *= 2) sizes.push_back(size);
-  if (schedule == CudaSchedule::cluster) return sizes;
+  if (in_clusters(schedule)) return sizes;
   // As many as there is room for, and those whose units fill chunks of the operand.
   sizes.push_back(static_cast<int>(most / (ceil_div(p.B, int64_t{rows}) * p.G)));
   for (int units = 8; units <= CrewShape::kThreads; units += 8)
@@ -178,7 +208,6 @@ std::vector<int> crew_sizes(const CudaProblem& p, CudaSchedule schedule, int row
 Candidate candidate(const CudaProblem& p, CudaSchedule schedule) {
   Candidate c;
   c.plan.schedule = schedule;
-  c.plan.arithmetic = takes_mma(p) ? Arithmetic::mma : Arithmetic::fma;
   c.obstacle = obstacle(p, schedule);
   if (!c.obstacle.empty()) return c;
   c.obstacle = room(schedule).weights;
@@ -186,11 +215,12 @@ Candidate candidate(const CudaProblem& p, CudaSchedule schedule) {
   for (const int rows : {1, 2, 4, CrewShape::kMostRows}) {
     if (p.wish_rows && rows != *p.wish_rows) continue;
     for (const int crew : crew_sizes(p, schedule, rows)) {
-      if (c.plan.arithmetic == Arithmetic::mma) {
-        consider<CrewMmaShape>(c, p, phase, crew, rows);
-      } else {
+      // Where float32 may be rounded it need not be, if that is not slower.
+      const bool both = takes_mma(p) && storage_bytes(p.dtype) != 2;
+      if (both ? p.wish_arithmetic != Arithmetic::mma : !takes_mma(p))
         consider<CrewFmaShape>(c, p, phase, crew, rows);
-      }
+      if (both ? p.wish_arithmetic != Arithmetic::fma : takes_mma(p))
+        consider<CrewMmaShape>(c, p, phase, crew, rows);
     }
   }
   return c;
@@ -211,7 +241,10 @@ CudaPlan stepwise(const CudaProblem& p) {
 
 }  // namespace
 
-CudaPlan plan_cuda(const CudaProblem& p) {
+CudaPlan plan_cuda(const CudaProblem& problem) {
+  CudaProblem p = problem;
+  // The passes of a layer that is to scatter, but have nothing to.
+  if (p.wish == CudaSchedule::scatter && !has_parts(p)) p.wish = CudaSchedule::cluster;
   CudaPlan by_steps = stepwise(p);
   if (p.wish == CudaSchedule::stepwise) {
     by_steps.why = "as asked for";
@@ -220,7 +253,8 @@ CudaPlan plan_cuda(const CudaProblem& p) {
   const double steps = static_cast<double>(p.T);
   Candidate best;
   bool first = true;
-  for (const CudaSchedule schedule : {CudaSchedule::cta, CudaSchedule::cluster, CudaSchedule::grid}) {
+  for (const CudaSchedule schedule :
+       {CudaSchedule::cta, CudaSchedule::cluster, CudaSchedule::scatter, CudaSchedule::grid}) {
     if (p.wish && schedule != *p.wish) continue;
     const Candidate c = candidate(p, schedule);
     if (first ||
@@ -252,11 +286,17 @@ std::string describe(const CudaPlan& p) {
 }
 
 CudaSchedule cuda_schedule_from_name(const std::string& given) {
-  for (const CudaSchedule s :
-       {CudaSchedule::stepwise, CudaSchedule::cta, CudaSchedule::cluster, CudaSchedule::grid})
+  for (const CudaSchedule s : {CudaSchedule::stepwise, CudaSchedule::cta, CudaSchedule::cluster,
+                               CudaSchedule::scatter, CudaSchedule::grid})
     if (given == name(s)) return s;
   throw std::invalid_argument("schedule: got '" + given +
-                              "', expected one of 'stepwise', 'cta', 'cluster', 'grid'");
+                              "', expected one of 'stepwise', 'cta', 'cluster', 'scatter', 'grid'");
+}
+
+Arithmetic arithmetic_from_name(const std::string& given) {
+  for (const Arithmetic a : {Arithmetic::fma, Arithmetic::mma})
+    if (given == name(a)) return a;
+  throw std::invalid_argument("arithmetic: got '" + given + "', expected one of 'fma', 'mma'");
 }
 
 }  // namespace rnnfast

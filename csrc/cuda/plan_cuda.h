@@ -9,10 +9,15 @@
 
 namespace rnnfast {
 
-// cta, cluster and grid have all steps in one launch: rows of the batch belong to a block of threads (cta),
-// to a crew of blocks in a thread-block cluster, or to a crew of blocks that are all on the GPU at the same
-// time.
-enum class CudaSchedule { stepwise, cta, cluster, grid };
+// All but stepwise have all steps in one launch: rows of the batch belong to a block of threads (cta), to a
+// crew of blocks in a thread-block cluster, which hand on states or gradients of gates (cluster) or,
+// backwards, partial sums of gradients of states (scatter), or to a crew of blocks that are all on the GPU at
+// the same time (grid).
+enum class CudaSchedule { stepwise, cta, cluster, scatter, grid };
+
+constexpr bool in_clusters(CudaSchedule s) {
+  return s == CudaSchedule::cluster || s == CudaSchedule::scatter;
+}
 
 // How a kernel of one launch multiplies: fused multiply-adds, or mma.sync on 16-bit values or on TF32.
 enum class Arithmetic { fma, mma };
@@ -37,6 +42,7 @@ struct CudaProblem : Problem {
   std::optional<CudaSchedule> wish;
   // Rows of a block or crew, and blocks of a crew; what cannot be had is not taken.
   std::optional<int> wish_rows, wish_crew;
+  std::optional<Arithmetic> wish_arithmetic;
 };
 
 struct CudaPlan {
@@ -60,12 +66,14 @@ CudaPlan plan_cuda(const CudaProblem& problem);
 constexpr const char* name(CudaSchedule schedule) {
   return schedule == CudaSchedule::cta       ? "cta"
          : schedule == CudaSchedule::cluster ? "cluster"
+         : schedule == CudaSchedule::scatter ? "scatter"
          : schedule == CudaSchedule::grid    ? "grid"
                                              : "stepwise";
 }
 constexpr const char* name(Arithmetic arithmetic) { return arithmetic == Arithmetic::mma ? "mma" : "fma"; }
 
 CudaSchedule cuda_schedule_from_name(const std::string& name);
+Arithmetic arithmetic_from_name(const std::string& name);
 
 // One line, the same for the same plan.
 std::string describe(const CudaPlan& plan);

@@ -46,9 +46,9 @@ __device__ __forceinline__ float fast_reciprocal(float v) {
   return r;
 }
 
-// The argument, of which no compiler knows anything: it is kept in registers rather than computed, or read from
-// the kernel's arguments, again, which takes long where it is on the way of a step. Numbers of multiprocessors
-// are far below 2^20.
+// The argument, of which no compiler knows anything: it is kept in registers rather than computed, or read
+// from the kernel's arguments, again, which takes long where it is on the way of a step. Numbers of
+// multiprocessors are far below 2^20.
 __device__ __forceinline__ int opaque(int v) {
   int multiprocessor;
   asm volatile("mov.u32 %0, %%smid;" : "=r"(multiprocessor));
@@ -67,15 +67,16 @@ __device__ __forceinline__ char* advanced(char* p, int number, int bytes) {
 }
 
 // What is there if the condition holds, else zero; writes if it holds. Global memory, without branches.
-#define RNNFAST_READ_IF(bits, constraint, zero)                                                             \
-  asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.s32 p, %2, 0;\n\tmov." bits " %0, " zero ";\n\t"               \
-               "@p ld.global." bits " %0, [%1];\n\t}"                                                       \
-               : "=" constraint(v)                                                                          \
+#define RNNFAST_READ_IF(bits, constraint, zero)                                        \
+  asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.s32 p, %2, 0;\n\tmov." bits " %0, " zero \
+               ";\n\t"                                                                 \
+               "@p ld.global." bits " %0, [%1];\n\t}"                                  \
+               : "=" constraint(v)                                                     \
                : "l"(__cvta_generic_to_global(from)), "r"(static_cast<int>(condition)))
-#define RNNFAST_WRITE_IF(bits, constraint)                                                          \
+#define RNNFAST_WRITE_IF(bits, constraint)                                                           \
   asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.s32 p, %2, 0;\n\t@p st.global." bits " [%0], %1;\n\t}" \
-               :                                                                                    \
-               : "l"(__cvta_generic_to_global(to)), constraint(v), "r"(static_cast<int>(condition)) \
+               :                                                                                     \
+               : "l"(__cvta_generic_to_global(to)), constraint(v), "r"(static_cast<int>(condition))  \
                : "memory")
 __device__ __forceinline__ float read_if(bool condition, const float* from) {
   float v;
@@ -94,9 +95,7 @@ __device__ __forceinline__ T read_if(bool condition, const T* from) {
   RNNFAST_READ_IF("b16", "h", "0");
   return *reinterpret_cast<const T*>(&v);
 }
-__device__ __forceinline__ void write_if(bool condition, float* to, float v) {
-  RNNFAST_WRITE_IF("f32", "f");
-}
+__device__ __forceinline__ void write_if(bool condition, float* to, float v) { RNNFAST_WRITE_IF("f32", "f"); }
 __device__ __forceinline__ void write_if(bool condition, double* to, double v) {
   RNNFAST_WRITE_IF("f64", "d");
 }

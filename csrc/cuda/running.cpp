@@ -16,16 +16,18 @@ using cuda::Run;
 thread_local std::optional<CudaPlan> last_plan_run;
 thread_local std::optional<CudaSchedule> wish;
 thread_local std::optional<int> wish_rows, wish_crew;
+thread_local std::optional<Arithmetic> wish_arithmetic;
 
 std::string last_cuda_plan() { return last_plan_run ? describe(*last_plan_run) : ""; }
 
 void wish_cuda_plan(const std::optional<Text>& schedule, const std::optional<int64_t>& rows,
-                    const std::optional<int64_t>& crew) {
+                    const std::optional<int64_t>& crew, const std::optional<Text>& arithmetic) {
   const auto number = [](const std::optional<int64_t>& n) {
     return n ? std::optional(static_cast<int>(*n)) : std::nullopt;
   };
   wish = schedule ? std::optional(cuda_schedule_from_name(*schedule)) : std::nullopt;
   wish_rows = number(rows), wish_crew = number(crew);
+  wish_arithmetic = arithmetic ? std::optional(arithmetic_from_name(*arithmetic)) : std::nullopt;
 }
 
 int64_t cuda_clusters(int64_t device, int64_t size) {
@@ -177,8 +179,8 @@ class StepwiseArrays {
   cuda::Workspace workspace_;
 };
 
-// What the blocks of a grid's crews hand on their slices through. Zeroed in the stream, so that a CUDA graph does
-// it at each replay.
+// What the blocks of a grid's crews hand on their slices through. Zeroed in the stream, so that a CUDA graph
+// does it at each replay.
 class ExchangeArray {
  public:
   ExchangeArray(const CudaPlan& plan, const Tensor& like, cudaStream_t stream)
@@ -208,6 +210,7 @@ CudaPlan plan_for(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, bool t
   problem.stride = std::max(problem.stride, std::max(r.B, int64_t{1}) * r.G * gates(cell) * r.units[0]);
   problem.noisy = r.noise.any();
   problem.wish = wish, problem.wish_rows = wish_rows, problem.wish_crew = wish_crew;
+  problem.wish_arithmetic = wish_arithmetic;
   return plan_cuda(problem);
 }
 

@@ -368,6 +368,16 @@ void pause(const Place& place) {
   to_scheduler();
 }
 
+void straggle([[maybe_unused]] const Place& place) {
+#if defined(CUDA_HOST_STRAGGLERS)
+  if (draw(16) > 0) return;
+  for (uint64_t i = draw(400); i > 0; --i) {
+    launch->pauses = 0;  // what it waits for does come
+    pause(place);
+  }
+#endif
+}
+
 void set_seed(uint64_t seed) { state = seed * 0x9e3779b97f4a7c15u + 1; }
 const char* last_error() { return error; }
 

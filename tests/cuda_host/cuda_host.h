@@ -49,6 +49,9 @@ int lane();
 void exchange(const void* mine, size_t size, int from, void* theirs, const Place& place);
 // Lets others run.
 void pause(const Place& place);
+// Where it is compiled with CUDA_HOST_STRAGGLERS, now and then a thread waits for so long that others do
+// much.
+void straggle(const Place& place);
 
 void set_seed(uint64_t seed);
 // The first error of the latest launch; empty if there was none.
@@ -169,7 +172,7 @@ inline void write_marked(Vector16* to, const Vector16& v) {
   __atomic_store_n(at, halves[0], __ATOMIC_RELAXED);
   __atomic_store_n(at + 1, halves[1], __ATOMIC_RELEASE);
 }
-inline Vector16 read_marked(const Vector16* from) {
+inline Vector16 look_at_marked(const Vector16* from) {
   const auto* at = reinterpret_cast<const uint64_t*>(from);
   uint64_t halves[2];
   halves[1] = __atomic_load_n(at + 1, __ATOMIC_ACQUIRE);
@@ -178,11 +181,15 @@ inline Vector16 read_marked(const Vector16* from) {
   std::memcpy(v.v, halves, sizeof(halves));
   return v;
 }
+inline Vector16 read_marked(const Vector16* from, CUDA_HOST_PLACE("read_marked")) {
+  cuda_host::straggle(place);
+  return look_at_marked(from);
+}
 inline void await_mark(Vector16& v, const Vector16* from, uint32_t mark, const Waiter&,
                        CUDA_HOST_PLACE("await_mark")) {
   while (v.v[3] != mark) {
     cuda_host::pause(place);
-    v = read_marked(from);
+    v = look_at_marked(from);
   }
 }
 

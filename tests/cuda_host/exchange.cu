@@ -54,8 +54,9 @@ int main(int argc, char** argv) {
   plan.schedule = grid ? CudaSchedule::grid : CudaSchedule::cluster, plan.rows = kRows, plan.crew = kCrew;
   std::vector<Vector16> operands(1 << 12);
   run.exchange = {reinterpret_cast<unsigned char*>(operands.data())};
-  const cudaError_t error = grid ? cuda::launch_grid<Forward, float, Product<CudaSchedule::grid>>(run, plan)
-                                 : cuda::launch_cluster<Forward, float, Product<CudaSchedule::cluster>>(run, plan);
+  const cudaError_t error =
+      grid ? cuda::launch_grid<Forward, float, Product<CudaSchedule::grid>>(run, plan)
+           : cuda::launch_cluster<Forward, float, Product<CudaSchedule::cluster>>(run, plan);
   if (error != cudaSuccess) {
     std::printf("%s\n", cuda_host::last_error());
     return 1;

@@ -1,6 +1,6 @@
 // The CUDA kernels in place of the CPU's, for the driver of tests/sanitizers: plain arrays, no torch. Plans
 // that split units ask for the stepwise schedule, others for one launch: by their workers for cta, for a
-// cluster or for a grid.
+// cluster, which scatters or does not, or for a grid.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -162,8 +162,10 @@ Plan run_on_host(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const P
   // No more blocks at a time than ThreadSanitizer has room for their threads.
   problem.limits = {90, 12, 232448, {6, 3, 1, 0}};
   problem.tf32 = false;
+  const bool scatters = pass == Pass::bptt && (cell == Cell::lstm || cell == Cell::gru);
   problem.wish = plan.schedule == Schedule::unit_split ? CudaSchedule::stepwise
                  : plan.workers <= 2                   ? CudaSchedule::cta
+                 : plan.workers == 4 && scatters       ? CudaSchedule::scatter
                  : plan.workers <= 4                   ? CudaSchedule::cluster
                                                        : CudaSchedule::grid;
   problem.wish_rows = plan.workers % 2 || (dtype == Dtype::f64 && plan.workers > 2) ? 4 : 8;

@@ -1,0 +1,127 @@
+// A crew is a thread-block cluster, as in cluster.cuh, of a pass whose operand has several parts: BPTT, where
+// the gradients of all gates are what a state's gradient comes from. A member keeps the weights of its own
+// units' gates, multiplies those alone, for all units, and hands each member the partial results for its
+// units. These are fewer numbers than the gates, whose whole operand no member needs to have.
+#pragma once
+
+#include "cluster.cuh"
+
+namespace rnnfast::cuda {
+
+#if RNNFAST_HAS_CLUSTERS
+// Two buffers of partial results: [member][row][unit]. Why two are enough: as in ClusterLink, where operands
+// are.
+template <class C>
+class ScatterLink : public ClusterMember {
+ public:
+  __device__ __forceinline__ ScatterLink(const Exchange&, const CrewShape& shape, unsigned char* memory)
+      : ClusterMember(shape, memory),
+        parts_(reinterpret_cast<const C*>(memory + shape.results_at)),
+        units_(opaque(shape.units)),
+        vectors_(opaque(shape.rows * shape.units / kValues)),
+        slices_(opaque(shape.slices)),
+        slices_apart_(opaque(shape.rows * shape.stride)) {
+    const int of_row = shape.units / kValues;
+#pragma unroll
+    for (int i = 0; i < kMostVectors; ++i) {
+      const int vector = first_vector_ + i * apart_;
+      places_[i] = vector / of_row * shape.stride + vector % of_row * kValues;
+    }
+  }
+
+  __device__ __forceinline__ void* initial() const { return nullptr; }
+  // One: it has been multiplied by all threads before they put the next one.
+  __device__ __forceinline__ void* slice(int) const { return operands_ + kBuffers * operand_; }
+
+  // What other members have for the thread's unit, if it has one, in the order of their ranks.
+  __device__ __forceinline__ void receive(int n, bool has_unit, C (&results)[1]) const {
+    results[0] = 0;
+    if (n == 0) return;
+    const C* from = static_cast<const C*>(await(n)) + threadIdx.x;
+    if (!has_unit) return;
+    const int apart = vectors_ * kValues;
+#pragma unroll 4
+    for (int member = 0; member < crew_; ++member, from += apart) results[0] += *from;
+  }
+
+  // Sums of the parts of a product, to the members whose units they are for.
+  __device__ __forceinline__ void publish(int n) const {
+    const int barrier = expect(n), to = target_offset(n, vectors_ * kVector);
+#pragma unroll
+    for (int i = 0; i < kMostVectors; ++i) {
+      const int vector = first_vector_ + i * apart_;
+      if (vector >= vectors_) break;
+#pragma unroll
+      for (int t = 0; t < kMostTargets; ++t) {
+        if (t >= count_) break;
+        const C* from = parts_ + places_[i] + target_ranks_[t] * units_;
+        Vector sum = *reinterpret_cast<const Vector*>(from);
+#pragma unroll 1
+        for (int slice = 1; slice < slices_; ++slice) {
+          const Vector other = *reinterpret_cast<const Vector*>(from + slice * slices_apart_);
+#pragma unroll
+          for (int v = 0; v < kValues; ++v) sum.v[v] += other.v[v];
+        }
+        write_async(targets_[t] + to + vector * kVector, *reinterpret_cast<const Vector16*>(&sum),
+                    targets_[t] + barrier);
+      }
+    }
+  }
+
+ private:
+  static constexpr int kValues = kVector / sizeof(C);
+  // A thread has a vector of each of its targets, or a few: rows and units of a member are no more than
+  // threads.
+  static constexpr int kMostVectors = CrewShape::kThreads / kValues / 32;
+  struct alignas(kVector) Vector {
+    C v[kValues];
+  };
+
+  const C* const parts_;
+  const int units_, vectors_, slices_, slices_apart_;
+  int places_[kMostVectors];  // among parts, of the thread's vectors of the first member
+};
+
+// A step's product comes after its arithmetic: run_crew.
+template <class C, class Product>
+class Scatter {
+ public:
+  using Link = ScatterLink<C>;
+
+  __device__ __forceinline__ Scatter(const Link& link, const Product& product,
+                                     const typename Product::Shape& shape)
+      : link_(link), product_(product), has_unit_(Product::seat(shape).row < shape.rows) {}
+
+  __device__ __forceinline__ void receive(int n, C (&results)[1]) const {
+    link_.receive(n, has_unit_, results);
+  }
+  __device__ __forceinline__ void send(int n) const {
+    sync_block();
+    product_.multiply_parts(static_cast<const typename Product::Operand*>(link_.slice(n)));
+    sync_block();
+    link_.publish(n);
+  }
+
+ private:
+  const Link& link_;
+  const Product& product_;
+  const bool has_unit_;
+};
+#endif
+
+template <class Pass, class S, class Product>
+__global__ void __launch_bounds__(CrewShape::kThreads, 1)
+    scatter_kernel(const __grid_constant__ CrewArguments<typename Product::Shape> a) {
+#if RNNFAST_HAS_CLUSTERS
+  run_crew<Pass, S, Product, Scatter<Compute<S>, Product>>(a);
+#endif
+}
+
+template <class Pass, class S, class Product>
+cudaError_t launch_scatter(const Run& run, const CudaPlan& plan) {
+  const auto shape = crew_shape<Pass, Product>(run.recurrence, plan);
+  return launch_crew<S>(scatter_kernel<Pass, S, Product>, run, shape, OnlyPhase<Pass>::kAhead.stream,
+                        {shape.crew, false});
+}
+
+}  // namespace rnnfast::cuda
