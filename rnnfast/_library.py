@@ -284,9 +284,9 @@ def forced_plan(
 
     Args:
         schedule: ``"batch_split"`` or ``"unit_split"``; weights: ``"packed"`` or ``"in_place"``; workers: their
-            number. On CUDA, schedule: ``"cta"``, ``"cluster"``, ``"scatter"`` (``"cluster"`` forwards), ``"grid"`` or
-            ``"stepwise"``, which is taken where the others cannot be; rows: of the batch, of a block or crew; crew:
-            blocks that share rows; arithmetic: ``"fma"`` or ``"mma"``, of float32 that may be rounded. See
+            number. On CUDA, schedule: ``"cta"``, ``"cluster"``, ``"scatter"`` (``"cluster"`` forwards), ``"grid"``
+            or ``"stepwise"``, which is taken where the others cannot be; rows: of the batch, of a block or crew;
+            crew: blocks that share rows; arithmetic: ``"fma"`` or ``"mma"``, of float32 that may be rounded. See
             :func:`plan`. None leaves the choice to the planner.
 
     Raises:

@@ -261,8 +261,8 @@ def test_streams_in_parallel():
 
 @pytest.mark.skipif("RNNFAST_SOAK_SECONDS" not in os.environ, reason="RNNFAST_SOAK_SECONDS says for how long")
 def test_soak():
-    """Random layers in two streams, and graphs of them and of their gradients replayed, for a time: all end, with the
-    same bits."""
+    """Random layers in two streams, and graphs of them and of their gradients replayed, for a time: all end, with
+    the same bits."""
     end = time.monotonic() + float(os.environ["RNNFAST_SOAK_SECONDS"])
     streams = [torch.cuda.Stream() for _ in range(2)]
     launches = 0

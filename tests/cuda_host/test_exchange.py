@@ -25,7 +25,12 @@ FAULTS = {
     "no first barrier": ("cluster", "cluster.cuh", "ready() const { sync_cluster(); }", "ready() const {}"),
     "no waiting for marks": ("grid", "grid.cuh", "await_mark(v[i]", "if (false) await_mark(v[i]"),
     "no mark": ("grid", "grid.cuh", "static_cast<uint32_t>(n + 1);", "0;"),
-    "the mark of the step before": ("grid", "grid.cuh", "static_cast<uint32_t>(n), {", "static_cast<uint32_t>(n - 1), {"),
+    "the mark of the step before": (
+        "grid",
+        "grid.cuh",
+        "static_cast<uint32_t>(n), {",
+        "static_cast<uint32_t>(n - 1), {",
+    ),
     "an operand read too early": ("grid", "grid.cuh", "sync_block();\n    return", "return"),
     "one buffer in memory": ("grid", "grid.cuh", "& 1) * vectors_", "& 0) * vectors_"),
 }

@@ -67,7 +67,11 @@ def test_many_problems(on_host, kind, schedule, dtype, seed):
     torch.manual_seed(seed)
     on_host.set_seed(seed)
     for problem in small_problems(kind, dtype):
-        wish(on_host, schedule, {"cta": [None], "cluster": [2, 4, 8, 16], "scatter": [2, 4, 8, 16], "grid": [2, 3, 7]})
+        wish(
+            on_host,
+            schedule,
+            {"cta": [None], "cluster": [2, 4, 8, 16], "scatter": [2, 4, 8, 16], "grid": [2, 3, 7]},
+        )
         check_against_oracle(problem)
 
 
@@ -87,8 +91,8 @@ def test_weights_in_registers_and_shared_memory(on_host, kind, dtype, schedule, 
 @pytest.mark.parametrize(("schedule", "crew"), [("stepwise", None), ("cta", None), ("cluster", 2), ("grid", 3)])
 @pytest.mark.parametrize("kind", problems.CELLS)
 def test_tf32(on_host, kind, schedule, crew):
-    """In kernels of one launch products round to TF32, 10 bits of mantissa, where they are allowed to; as asked for,
-    since without it layers as small as these are not slower."""
+    """In kernels of one launch products round to TF32, 10 bits of mantissa, where they are allowed to; as asked
+    for, since without it layers as small as these are not slower."""
     on_host.wish_cuda_plan(schedule, 4, crew, "mma")
     p = draw(4, 9, 60, dtype=torch.float32, cell=kind)  # four rows of it fit a block
     args = (p.gates, None, p.w_hh, None, None, p.bias, p.h0, p.c0, *p.options)
