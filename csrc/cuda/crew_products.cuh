@@ -312,7 +312,7 @@ class CrewMma {
   const int lane_row_, lane_pair_;
 };
 
-// kSchedule: of the kernels that multiply like that.
+// kSchedule: of the kernels that multiply like that. Where S has 16 bits it is for lanes alone.
 template <class Phase, class S, CudaSchedule kSchedule>
 class CrewFma {
   using C = Compute<S>;
@@ -322,7 +322,7 @@ class CrewFma {
   using Operand = C;
   using Result = C;
   static constexpr int kChunk = Shape::kChunkBytes / sizeof(C), kColumns = Phase::kColumns;
-  static constexpr bool kLanes = Shape::has_lanes(kSchedule);
+  static constexpr bool kLanes = Shape::has_lanes(kSchedule), kParts = sizeof(S) != 2;
 
   __device__ static CrewSeat seat(const Shape& shape) {
     const int i = static_cast<int>(threadIdx.x);
@@ -353,7 +353,7 @@ class CrewFma {
           result = at % kColumns * shape.units + set_;
           return at / kColumns * lanes_ + slice_;
         });
-    } else {
+    } else if constexpr (kParts) {
       set_ = i % shape.sets, slice_ = i / shape.sets;
       if (slice_ < shape.slices)
         take_weights(read, shape.own_chunks * kSums, [&](int at, int& result) {
@@ -366,9 +366,11 @@ class CrewFma {
   // The results of the thread's unit. By all threads of the block.
   __device__ __forceinline__ void multiply(const C* operand, C (&sums)[kColumns]) const {
     if (kLanes && lanes_ > 0) return with_rows([&](auto rows) { multiply_in_lanes(rows, operand, sums); });
-    multiply_parts(operand);
-    sync_block();
-    parts_.add(sums);
+    if constexpr (kParts) {
+      multiply_parts(operand);
+      sync_block();
+      parts_.add(sums);
+    }
   }
   // As CrewMma has it.
   __device__ __forceinline__ void multiply_parts(const C* operand) const {

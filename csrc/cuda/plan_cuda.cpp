@@ -170,6 +170,8 @@ void consider(Candidate& c, const CudaProblem& p, const PhaseSize& phase, int cr
   const int bytes = kMma ? storage_bytes(p.dtype) : compute_bytes(p.dtype);
   const Shape shape(phase, schedule, bytes, crew, rows);
   if (!shape.possible || static_cast<int64_t>(shape.shared) > p.limits.shared_memory) return;
+  if constexpr (!kMma)
+    if (storage_bytes(p.dtype) == 2 && shape.lanes == 0) return;
   const int64_t crews = ceil_div(p.B, int64_t{rows}) * p.G, taken = turns(p, schedule, crew, crews);
   if (c.plan.crew == 0) c.obstacle = room(schedule).blocks;
   if (taken == 0) return;
@@ -215,8 +217,9 @@ Candidate candidate(const CudaProblem& p, CudaSchedule schedule) {
   for (const int rows : {1, 2, 4, CrewShape::kMostRows}) {
     if (p.wish_rows && rows != *p.wish_rows) continue;
     for (const int crew : crew_sizes(p, schedule, rows)) {
-      // Where float32 may be rounded it need not be, if that is not slower.
-      const bool both = takes_mma(p) && storage_bytes(p.dtype) != 2;
+      // Where float32 may be rounded it need not be, if that is not slower; nor need tensor cores multiply 16
+      // bits, where a block's lanes have all weights (the last condition of consider).
+      const bool both = takes_mma(p) && (storage_bytes(p.dtype) != 2 || schedule == CudaSchedule::cta);
       if (both ? p.wish_arithmetic != Arithmetic::mma : !takes_mma(p))
         consider<CrewFmaShape>(c, p, phase, crew, rows);
       if (both ? p.wish_arithmetic != Arithmetic::fma : takes_mma(p))

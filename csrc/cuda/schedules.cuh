@@ -27,6 +27,9 @@ cudaError_t run_with(const Run& run, const CudaPlan& plan) {
   constexpr bool kOnePhase = count_phases(typename Pass::Phases{}) == 1;
   if constexpr (kOnePhase) {
     if (plan.schedule != CudaSchedule::stepwise) {
+      if constexpr (sizeof(S) == 2)
+        if (plan.arithmetic == Arithmetic::fma)
+          return launch_cta<Pass, S, CrewFma<OnlyPhase<Pass>, S, CudaSchedule::cta>>(run, plan);
       if constexpr (sizeof(S) != 8)
         if (plan.arithmetic == Arithmetic::mma) return run_crews<Pass, S, CrewMma>(run, plan);
       if constexpr (sizeof(S) != 2) return run_crews<Pass, S, CrewFma>(run, plan);

@@ -51,7 +51,7 @@ def ieee():
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_small_problems(kind, schedule, dtype):
-    with rnnfast.forced_plan(schedule):
+    with rnnfast.forced_plan(schedule, arithmetic=random.choice([None, "mma"])):
         for problem in small_problems(kind, dtype):
             check_against_oracle(problem, "cuda")
             expected = "stepwise" if problem.is_stepwise else of_bptt(schedule, kind)

@@ -32,7 +32,7 @@ def few(of):
 def wish(operators, schedule, crews=CREWS):
     """A plan of random sizes; few crews where all their blocks run at the same time."""
     rows = random.choice([4] if schedule == "grid" else [1, 2, 4])
-    operators.wish_cuda_plan(schedule, rows, random.choice(crews[schedule]))
+    operators.wish_cuda_plan(schedule, rows, random.choice(crews[schedule]), random.choice([None, "mma"]))
 
 
 @pytest.fixture(autouse=True)
@@ -106,10 +106,11 @@ def test_tf32(on_host, kind, schedule, crew):
 @pytest.mark.parametrize(("schedule", "crew"), [("cta", 1), ("cluster", 4), ("scatter", 2), ("grid", 3)])
 @pytest.mark.parametrize("kind", problems.CELLS)
 def test_rows_of_a_crew_do_not_change_the_bits(on_host, kind, dtype, schedule, crew):
+    arithmetic = random.choice(["fma", "mma"])  # where 16 bits may have both
     p = draw(4, 5, 37, 2, dtype, cell=kind, direction=2)
     seen = []
     for rows in (1, 4):
-        on_host.wish_cuda_plan(schedule, rows, crew)
+        on_host.wish_cuda_plan(schedule, rows, crew, arithmetic)
         results = p.forward(saves=True)
         seen.append([*results, *p.gradients(results).values()])
         assert f"crew={crew} tile={rows}x" in on_host.last_cuda_plan()
