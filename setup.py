@@ -27,6 +27,7 @@ OPENMP = "-fopenmp" if sys.platform == "linux" else ""  # torch on Linux brings 
 # GPUs that have code of their own unless TORCH_CUDA_ARCH_LIST says otherwise; the last one's PTX serves later
 # ones. On 7.5 only the stepwise kernels run.
 CUDA_ARCHS = "7.5 8.0 9.0a 10.0+PTX"
+OLDEST_CUDA = (12, 4)  # that has PTX 8.4
 
 
 def sources() -> dict[str, list[str]]:
@@ -89,6 +90,8 @@ class Cuda:
         nvcc = next((place for place in places if place and os.access(place, os.X_OK)), None)
         cuda = cls(nvcc) if nvcc else None
         missing = [str(path) for path in cuda.needs() if not path.exists()] if cuda else ["nvcc"]
+        if cuda and tuple(map(int, cuda.version.split("."))) < OLDEST_CUDA:
+            missing.append(f"release {'.'.join(map(str, OLDEST_CUDA))} or newer (it is {cuda.version})")
         if not missing:
             return cuda
         if wanted == "1":

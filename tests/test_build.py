@@ -45,6 +45,21 @@ def test_a_toolkit_that_is_not_there(environment, message):
     assert done.stderr == f"rnnfast: {message}\n"
 
 
+def test_a_toolkit_that_is_too_old(tmp_path):
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("no nvcc")
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / "nvcc"
+    script.write_text(f'#!/bin/sh\n[ "$1" != --version ] || {{ echo "release 12.1"; exit; }}\nexec {nvcc} "$@"\n')
+    script.chmod(0o755)
+    of_it = dict(CUDA_HOME=str(tmp_path), CUDA_PATH="")
+    done = run(sys.executable, "setup.py", "--version", RNNFAST_CUDA="1", **of_it)
+    assert done.returncode != 0
+    assert "the CUDA toolkit lacks release 12.4 or newer (it is 12.1)" in done.stderr
+    assert run(sys.executable, "setup.py", "--version", RNNFAST_CUDA="auto", **of_it).returncode == 0
+
+
 def test_gpus_that_the_toolkit_does_not_know():
     if shutil.which("nvcc") is None:
         pytest.skip("no nvcc")

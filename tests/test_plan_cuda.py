@@ -108,7 +108,7 @@ def test_clusters_by_default():
 
 def test_plans_in_words():
     assert str(plan("lstm", 64, dtype=torch.bfloat16)) == (
-        "cta mma blocks=16 crew=1 tile=1x64 threads=256 shared=1552 registers=32768 "
+        "cta fma blocks=16 crew=1 tile=1x64 threads=256 shared=768 registers=65536 "
         "(W_hh fits the shared memory and registers of a block)"
     )
     assert repr(plan("lstm", 4096)).startswith("CudaPlan(stepwise (")

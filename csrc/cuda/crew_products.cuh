@@ -281,9 +281,11 @@ class CrewMma {
           w[chain][tile] = weights[(i + chain < count_ ? chain * kTiles + tile : 0) * 32];
       }
 #pragma unroll
-      for (int chain = 0; chain < kChains; ++chain)
+      for (int chain = 0; chain < kChains; ++chain) {
+        if (i + chain >= count_) break;
 #pragma unroll
         for (int tile = 0; tile < kTiles; ++tile) mma(sums[tile][chain], w[chain][tile].r, b[chain].r, S{});
+      }
     }
     float* to = results_ + to_;
 #pragma unroll

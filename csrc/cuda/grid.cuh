@@ -20,7 +20,11 @@ class GridLink {
         crew_(static_cast<int>(blockIdx.x) / shape.crew),
         words_(opaque(static_cast<int>(shape.slice_bytes / sizeof(uint32_t)))),
         slice_(opaque(shape.marked_vectors)),
-        vectors_(opaque(shape.crew * shape.marked_vectors)) {
+        vectors_(opaque(shape.crew * shape.marked_vectors)),
+        member_(static_cast<int>(threadIdx.x) / shape.marked_vectors),
+        within_(static_cast<int>(threadIdx.x) % shape.marked_vectors),
+        members_(CrewShape::kThreads / shape.marked_vectors),
+        rest_(CrewShape::kThreads % shape.marked_vectors) {
     const int64_t crew = blockIdx.y * static_cast<int64_t>(gridDim.x / shape.crew) + crew_;
     operands_ = reinterpret_cast<Vector16*>(exchange.operands) + crew * 2 * vectors_;
   }
@@ -39,26 +43,25 @@ class GridLink {
   __device__ __forceinline__ const void* await(int n) const {
     if (n == 0) return operand_;
     const Vector16* from = operands_ + (n & 1) * vectors_;
-    int member = static_cast<int>(threadIdx.x) / slice_, within = static_cast<int>(threadIdx.x) % slice_;
-    const int members = CrewShape::kThreads / slice_, rest = CrewShape::kThreads % slice_;
+    int member = member_, within = within_;
     for (int first = static_cast<int>(threadIdx.x); first < vectors_;
          first += kTogether * CrewShape::kThreads) {
       Vector16 v[kTogether];
 #pragma unroll
-      for (int i = 0; i < kTogether; ++i)
-        v[i] = read_marked(
-            from + (first + i * CrewShape::kThreads < vectors_ ? first + i * CrewShape::kThreads : first));
+      for (int i = 0; i < kTogether; ++i) {
+        const int at = first + i * CrewShape::kThreads;
+        v[i] = read_marked(from + at, at < vectors_);
+      }
 #pragma unroll
       for (int i = 0; i < kTogether; ++i) {
         const int at = first + i * CrewShape::kThreads;
-        if (at < vectors_) {
-          await_mark(v[i], from + at, static_cast<uint32_t>(n), {"grid", n});
-          auto* to = reinterpret_cast<uint32_t*>(operand_) + member * words_;
+        if (at >= vectors_) break;
+        await_mark(v[i], from + at, static_cast<uint32_t>(n), {"grid", n});
+        auto* to = reinterpret_cast<uint32_t*>(operand_) + member * words_;
 #pragma unroll
-          for (int word = 0; word < kWords; ++word)
-            if (within * kWords + word < words_) to[within * kWords + word] = v[i].v[word];
-        }
-        member += members, within += rest;
+        for (int word = 0; word < kWords; ++word)
+          if (within * kWords + word < words_) to[within * kWords + word] = v[i].v[word];
+        member += members_, within += rest_;
         if (within >= slice_) within -= slice_, ++member;
       }
     }
@@ -88,6 +91,8 @@ class GridLink {
   Vector16* operands_;
   const int rank_, crew_;
   const int words_, slice_, vectors_;  // of a slice: numbers, vectors; vectors of an operand
+  // Of the thread's first vector the member, and the number within its slice; from one to the next.
+  const int member_, within_, members_, rest_;
 };
 
 template <class Pass, class S, class Product>

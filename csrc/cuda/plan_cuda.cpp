@@ -26,8 +26,9 @@ constexpr double kShuffle = 30;
 // Through the shared memory of others, more for each member and for each of the operand's parts.
 constexpr double kClusterExchange = 160, kClusterMember = 7.7, kClusterPart = 64;
 constexpr double kScatter = 100;
-// Through global memory: a write that others see, a read, and both for each member.
-constexpr double kGridExchange = 1000, kGridMember = 3;
+// Through global memory: a write that others see, and a read; for each member; bytes a cycle that a
+// multiprocessor reads.
+constexpr double kGridExchange = 850, kGridMember = 3, kGridBytes = 64;
 constexpr double kStart = 8;   // us: reading the weights
 constexpr double kLaunch = 7;  // us: of a kernel after another, by torch
 constexpr double kL2Rate = 3e6, kFlops32 = 40e6, kFlops16 = 300e6, kFlops64 = 20e6;  // bytes and flops a us
@@ -138,7 +139,8 @@ double exchange_cycles(CudaSchedule schedule, const CrewShape& shape) {
   if (schedule == CudaSchedule::scatter)
     return gpu::kClusterExchange + gpu::kClusterMember * shape.crew + gpu::kClusterPart +
            gpu::kSlice * shape.crew + gpu::kScatter;
-  return gpu::kGridExchange + gpu::kGridMember * shape.crew;
+  return gpu::kGridExchange + gpu::kGridMember * shape.crew +
+         static_cast<double>(shape.exchange_bytes()) / 2 / gpu::kGridBytes;
 }
 
 // Names of what does not fit.

@@ -71,7 +71,7 @@ __device__ __forceinline__ char* advanced(char* p, int number, int bytes) {
   asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.s32 p, %2, 0;\n\tmov." bits " %0, " zero \
                ";\n\t"                                                                 \
                "@p ld.global." bits " %0, [%1];\n\t}"                                  \
-               : "=" constraint(v)                                                     \
+               : "=&" constraint(v)                                                    \
                : "l"(__cvta_generic_to_global(from)), "r"(static_cast<int>(condition)))
 #define RNNFAST_WRITE_IF(bits, constraint)                                                           \
   asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.s32 p, %2, 0;\n\t@p st.global." bits " [%0], %1;\n\t}" \
@@ -225,7 +225,7 @@ __device__ __forceinline__ void await_phase(ByteBarrier* b, uint32_t parity, con
 #endif
 
 // Vectors in global memory whose last number says what the others are: vectors are written and read in one
-// piece, so that who sees the mark has what belongs to it. They need sm_80.
+// piece, so that who sees the mark has what belongs to it. They need sm_80, and PTX 8.4 of CUDA 12.4.
 __device__ __forceinline__ void write_marked(Vector16* to, const Vector16& v) {
   asm volatile(
       "{\n\t.reg .b128 v;\n\t.reg .b64 low, high;\n\t"
@@ -234,14 +234,16 @@ __device__ __forceinline__ void write_marked(Vector16* to, const Vector16& v) {
       "r"(v.v[0]), "r"(v.v[1]), "r"(v.v[2]), "r"(v.v[3])
       : "memory");
 }
-__device__ __forceinline__ Vector16 read_marked(const Vector16* from) {
+// Zero, without a branch, where the condition does not hold.
+__device__ __forceinline__ Vector16 read_marked(const Vector16* from, bool condition) {
   Vector16 v;
   asm volatile(
-      "{\n\t.reg .b128 v;\n\t.reg .b64 low, high;\n\t"
-      "ld.relaxed.gpu.global.b128 v, [%4];\n\tmov.b128 {low, high}, v;\n\t"
+      "{\n\t.reg .b128 v;\n\t.reg .b64 low, high;\n\t.reg .pred p;\n\t"
+      "setp.ne.s32 p, %5, 0;\n\tmov.b64 low, 0;\n\tmov.b64 high, 0;\n\t"
+      "@p ld.relaxed.gpu.global.b128 v, [%4];\n\t@p mov.b128 {low, high}, v;\n\t"
       "mov.b64 {%0, %1}, low;\n\tmov.b64 {%2, %3}, high;\n\t}"
-      : "=r"(v.v[0]), "=r"(v.v[1]), "=r"(v.v[2]), "=r"(v.v[3])
-      : "l"(__cvta_generic_to_global(from))
+      : "=&r"(v.v[0]), "=&r"(v.v[1]), "=&r"(v.v[2]), "=&r"(v.v[3])
+      : "l"(__cvta_generic_to_global(from)), "r"(static_cast<int>(condition))
       : "memory");
   return v;
 }
@@ -252,7 +254,7 @@ __device__ __forceinline__ void await_mark(Vector16& v, const Vector16* from, ui
   const Patience patience(waiter);
   do {
     patience.pause();
-    v = read_marked(from);
+    v = read_marked(from, true);
   } while (v.v[3] != mark);
 }
 

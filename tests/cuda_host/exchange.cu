@@ -1,71 +1,126 @@
-// An Elman RNN by crews of blocks, compared with plain loops: `exchange cluster|grid SEED` prints what came
-// of it. Tests compile it with kernels that they break.
+// Small layers by crews of blocks, compared with plain loops: `exchange cluster|scatter|grid SEED` prints
+// what came of it: an Elman RNN, or, where members scatter, BPTT of an LSTM. Tests compile it with kernels
+// that they break.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "cells/elman.h"
+#include "cells/lstm.h"
 #include "cuda/cluster.cuh"
 #include "cuda/grid.cuh"
+#include "cuda/scatter.cuh"
 
 using namespace rnnfast;
 
 namespace {
 
-constexpr int kT = 7, kB = 3, kH = 21, kCrew = 4, kRows = 2;
+constexpr int kT = 7, kB = 3, kH = 21, kCrew = 4, kRows = 2, kGates = 4;
 using Forward = Elman<Tanh>::Forward;
-template <CudaSchedule kSchedule>
-using Product = CrewFma<cuda::OnlyPhase<Forward>, float, kSchedule>;
+using Adjoint = Lstm::Adjoint;
+template <class Pass, CudaSchedule kSchedule>
+using Product = CrewFma<cuda::OnlyPhase<Pass>, float, kSchedule>;
+using Values = std::vector<float>;
 
-std::vector<float> random_values(size_t size, std::mt19937& random) {
-  std::vector<float> values(size);
+Values random_values(int size, std::mt19937& random) {
+  Values values(static_cast<size_t>(size));
   for (float& v : values) v = std::uniform_real_distribution<float>(-0.5f, 0.5f)(random);
   return values;
+}
+
+Stream stream_of(Values& values, int of_unit = 1) {
+  return {values.data(), of_unit * kH, kB * of_unit * kH, of_unit * kH};
+}
+
+// Arrays are [step][row][gate][unit].
+float& at(Values& values, int t, int row, int i, int width) {
+  return values[static_cast<size_t>((t * kB + row) * width + i)];
+}
+
+struct Layer {
+  cuda::Run run;
+  CudaPlan plan;
+  Values y, expected;
+
+  explicit Layer(CudaSchedule schedule) {
+    plan.schedule = schedule, plan.rows = kRows, plan.crew = kCrew;
+    run.recurrence.T = kT, run.recurrence.B = kB, run.recurrence.units[0] = kH;
+  }
+  bool is_right() const {
+    for (size_t i = 0; i < y.size(); ++i)
+      if (!(std::fabs(y[i] - expected[i]) < 1e-5f)) return false;
+    return true;
+  }
+};
+
+cudaError_t run_elman(Layer& p, std::mt19937& random) {
+  Values x = random_values(kT * kB * kH, random), w = random_values(kH * kH, random);
+  p.y.resize(x.size()), p.expected.resize(x.size());
+  for (int t = 0; t < kT; ++t)
+    for (int row = 0; row < kB; ++row)
+      for (int i = 0; i < kH; ++i) {
+        double sum = at(x, t, row, i, kH);
+        for (int k = 0; t > 0 && k < kH; ++k)
+          sum += w[static_cast<size_t>(i * kH + k)] * at(p.expected, t - 1, row, k, kH);
+        at(p.expected, t, row, i, kH) = static_cast<float>(std::tanh(sum));
+      }
+  Recurrence& r = p.run.recurrence;
+  r.streams[Forward::kGates] = stream_of(x), r.streams[Forward::kY] = stream_of(p.y);
+  r.matrices[Forward::kWhh] = {w.data(), kH * kH, kH, kH, kH};
+  std::vector<Vector16> operands(1 << 12);
+  p.run.exchange = {reinterpret_cast<unsigned char*>(operands.data())};
+  return p.plan.schedule == CudaSchedule::grid
+             ? cuda::launch_grid<Forward, float, Product<Forward, CudaSchedule::grid>>(p.run, p.plan)
+             : cuda::launch_cluster<Forward, float, Product<Forward, CudaSchedule::cluster>>(p.run, p.plan);
+}
+
+cudaError_t run_lstm_adjoint(Layer& p, std::mt19937& random) {
+  const int width = kGates * kH;
+  Values dy = random_values(kT * kB * kH, random), c = random_values(kT * kB * kH, random),
+         gates = random_values(kT * kB * width, random), w = random_values(width * kH, random);
+  p.y.resize(gates.size()), p.expected.resize(gates.size());
+  for (int row = 0; row < kB; ++row) {
+    Values carry(kH);
+    for (int t = kT - 1; t >= 0; --t)
+      for (int unit = 0; unit < kH; ++unit) {
+        const auto gate = [&](int i) { return at(gates, t, row, i * kH + unit, width); };
+        double dm = at(dy, t, row, unit, kH);
+        for (int k = 0; t + 1 < kT && k < width; ++k)
+          dm += w[static_cast<size_t>(k * kH + unit)] * at(p.expected, t + 1, row, k, width);
+        const float i = gate(0), f = gate(1), g = gate(2), o = gate(3),
+                    tanh_c = std::tanh(at(c, t, row, unit, kH)),
+                    before = t > 0 ? at(c, t - 1, row, unit, kH) : 0, d = static_cast<float>(dm),
+                    dc = carry[static_cast<size_t>(unit)] + d * o * (1 - tanh_c * tanh_c);
+        const float found[] = {dc * g * i * (1 - i), dc * before * f * (1 - f), dc * i * (1 - g * g),
+                               d * tanh_c * o * (1 - o)};
+        for (int n = 0; n < kGates; ++n) at(p.expected, t, row, n * kH + unit, width) = found[n];
+        carry[static_cast<size_t>(unit)] = dc * f;
+      }
+  }
+  Recurrence& r = p.run.recurrence;
+  r.streams[Adjoint::kDy] = stream_of(dy), r.streams[Adjoint::kC] = stream_of(c);
+  r.streams[Adjoint::kActivations] = stream_of(gates, kGates);
+  r.streams[Adjoint::kDGates] = stream_of(p.y, kGates);
+  r.matrices[Adjoint::kWhh] = {w.data(), width * kH, kH, width, kH};
+  return cuda::launch_scatter<Adjoint, float, Product<Adjoint, CudaSchedule::scatter>>(p.run, p.plan);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc < 3) return 2;
-  const bool grid = !std::strcmp(argv[1], "grid");
+  const std::string name = argv[1];
   std::mt19937 random(static_cast<unsigned>(std::atoi(argv[2])));
   cuda_host::set_seed(random());
-  auto x = random_values(kT * kB * kH, random), w = random_values(kH * kH, random);
-  std::vector<float> y(x.size()), expected(x.size());
-  for (int t = 0; t < kT; ++t)
-    for (int i = 0; i < kB * kH; ++i) {
-      double sum = x[static_cast<size_t>(t * kB * kH + i)];
-      for (int k = 0; t > 0 && k < kH; ++k)
-        sum += w[static_cast<size_t>(i % kH * kH + k)] *
-               expected[static_cast<size_t>(((t - 1) * kB + i / kH) * kH + k)];
-      expected[static_cast<size_t>(t * kB * kH + i)] = static_cast<float>(std::tanh(sum));
-    }
-
-  cuda::Run run;
-  Recurrence& r = run.recurrence;
-  r.T = kT, r.B = kB, r.units[0] = kH;
-  r.streams[Forward::kGates] = {x.data(), kH, kB * kH, kH};
-  r.streams[Forward::kY] = {y.data(), kH, kB * kH, kH};
-  r.matrices[Forward::kWhh] = {w.data(), kH * kH, kH, kH, kH};
-  CudaPlan plan;
-  plan.schedule = grid ? CudaSchedule::grid : CudaSchedule::cluster, plan.rows = kRows, plan.crew = kCrew;
-  std::vector<Vector16> operands(1 << 12);
-  run.exchange = {reinterpret_cast<unsigned char*>(operands.data())};
-  const cudaError_t error =
-      grid ? cuda::launch_grid<Forward, float, Product<CudaSchedule::grid>>(run, plan)
-           : cuda::launch_cluster<Forward, float, Product<CudaSchedule::cluster>>(run, plan);
-  if (error != cudaSuccess) {
-    std::printf("%s\n", cuda_host::last_error());
-    return 1;
-  }
-  for (size_t i = 0; i < y.size(); ++i)
-    if (!(std::fabs(y[i] - expected[i]) < 1e-5f)) {
-      std::printf("wrong result\n");
-      return 1;
-    }
-  std::printf("fine\n");
-  return 0;
+  Layer p(name == "grid"      ? CudaSchedule::grid
+            : name == "scatter" ? CudaSchedule::scatter
+                                : CudaSchedule::cluster);
+  const cudaError_t error = name == "scatter" ? run_lstm_adjoint(p, random) : run_elman(p, random);
+  const bool fine = error == cudaSuccess && p.is_right();
+  std::printf("%s\n", error != cudaSuccess ? cuda_host::last_error() : fine ? "fine" : "wrong result");
+  return fine ? 0 : 1;
 }

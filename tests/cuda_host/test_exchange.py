@@ -13,16 +13,20 @@ FAULTS = {
     "no arrival": ("cluster", "cluster.cuh", "if (threadIdx.x == 0) expect_bytes", "if (false) expect_bytes"),
     "the other parity": ("cluster", "cluster.cuh", "(n - 1) >> 1", "(n + 1) >> 1"),
     "one buffer": ("cluster", "cluster.cuh", "(n & 1) * operand_", "0 * operand_"),
-    "a buffer too early": ("cluster", "cluster.cuh", "buffer * operand_ + rank_", "(n & 1) * operand_ + rank_"),
+    "a buffer too early": ("cluster", "cluster.cuh", "((n + 1) & 1) * operand_", "(n & 1) * operand_"),
     "one slice": ("cluster", "cluster.cuh", "(n & 1) * slice_", "(n & 0) * slice_"),
-    "no barrier before": ("cluster", "crew.cuh", "sync_block();\n      link.publish", "link.publish"),
-    "a slice after the last": (
+    "no barrier before": ("cluster", "crew.cuh", "sync_block();\n    link_.publish", "link_.publish"),
+    "a slice after the last": ("cluster", "crew.cuh", "if (i + 1 < steps.end) passing", "passing"),
+    "no first barrier": ("cluster", "cluster.cuh", "ready() const { sync_cluster(); }", "ready() const {}"),
+    "an exit before others are done": (
         "cluster",
         "crew.cuh",
-        "if (i + 1 < steps.end) {\n      sync",
-        "if (true) {\n      sync",
+        "passing.send(n);",
+        "passing.send(n);\n    if (rank == 1 && i + 2 == steps.end) return;",
     ),
-    "no first barrier": ("cluster", "cluster.cuh", "ready() const { sync_cluster(); }", "ready() const {}"),
+    "no barrier before the product": ("scatter", "scatter.cuh", "sync_block();\n    product_", "product_"),
+    "no barrier after the product": ("scatter", "scatter.cuh", "sync_block();\n    link_", "link_"),
+    "one buffer of sums": ("scatter", "cluster.cuh", "((n + 1) & 1) * operand_", "((n + 1) & 0) * operand_"),
     "no waiting for marks": ("grid", "grid.cuh", "await_mark(v[i]", "if (false) await_mark(v[i]"),
     "no mark": ("grid", "grid.cuh", "static_cast<uint32_t>(n + 1);", "0;"),
     "the mark of the step before": (
@@ -67,7 +71,7 @@ def program(request, tmp_path_factory):
 
 def test_right(program):
     run = program()
-    for schedule in ("cluster", "grid"):
+    for schedule in ("cluster", "scatter", "grid"):
         for seed in SEEDS[:2]:
             assert run(schedule, seed) == "fine\n"
 
@@ -75,7 +79,7 @@ def test_right(program):
 @pytest.mark.slow
 def test_right_for_more_seeds(program):
     run = program()
-    for schedule in ("cluster", "grid"):
+    for schedule in ("cluster", "scatter", "grid"):
         for seed in SEEDS[2:]:
             assert run(schedule, seed) == "fine\n"
 

@@ -102,6 +102,18 @@ def test_tf32(on_host, kind, schedule, crew):
     assert ("mma" in on_host.last_cuda_plan()) == (schedule != "stepwise")
 
 
+@pytest.mark.parametrize("H", [200, 232])
+def test_an_infinite_weight_stays_where_it_is(on_host, H):
+    """Products of the operand's last chunks, of which warps have not all the same number, have their own weights."""
+    on_host.wish_cuda_plan("cta", 1, None, "mma")
+    p = draw(3, 2, H, dtype=torch.bfloat16, cell="elman_tanh")
+    p.w_hh[0, 3, :] = float("inf")
+    y = p.forward()[0].float()
+    assert "mma" in on_host.last_cuda_plan()
+    others = [unit for unit in range(H) if unit != 3]
+    assert torch.isfinite(y[0, ..., others]).all()  # after one step; then NaN is all units'
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("schedule", "crew"), [("cta", 1), ("cluster", 4), ("scatter", 2), ("grid", 3)])
 @pytest.mark.parametrize("kind", problems.CELLS)
