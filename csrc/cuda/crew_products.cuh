@@ -154,7 +154,7 @@ class CrewMma {
       : parts_(shape, seat(shape), memory),
         lane_row_(static_cast<int>(threadIdx.x) % 32 / 4),
         lane_pair_(static_cast<int>(threadIdx.x) % 4) {
-    const int fragments = shape.own_chunks * shape.tiles, beyond = fragments - shape.held_fragments;
+    const int beyond = shape.fragments - shape.held_fragments;
     const int warp = static_cast<int>(threadIdx.x) / 32;
     // Once, and held in registers: quotients and reads of arguments take long.
     slice_ = opaque(warp / shape.groups), group_ = warp % shape.groups;
@@ -174,8 +174,9 @@ class CrewMma {
     const CrewWeights<Phase, S> read(shape, m, group, units, rank);
     if (!works()) return;
 #pragma unroll 2
-    for (int i = 0; i < fragments; ++i) {
-      const Fragment f = fragment(read, i % shape.tiles, first_chunk + i / shape.tiles);
+    for (int i = 0; i < shape.fragments; ++i) {
+      const int chunk = i / shape.tiles;
+      const Fragment f = chunk < count_ ? fragment(read, i % shape.tiles, first_chunk + chunk) : Fragment{};
       if (i < shape.held_fragments) {
         set_register(held_, i, f);
       } else {
@@ -230,24 +231,19 @@ class CrewMma {
   }
 
   __device__ __forceinline__ void multiply_tiles(const S* operand) const {
-    switch (tiles_) {
-      case 1:
-        return multiply_tiles<1>(operand);
-      case 2:
-        return multiply_tiles<2>(operand);
-      case 3:
-        return multiply_tiles<3>(operand);
-      case 4:
-        return multiply_tiles<4>(operand);
+    if (tiles_ < 2) return multiply_tiles<1>(operand);
+    if (tiles_ < 3) return multiply_tiles<2>(operand);
+    if (tiles_ < 4) return multiply_tiles<3>(operand);
+    if (tiles_ < 5) return multiply_tiles<4>(operand);
+    if constexpr (Shape::most_tiles(kSchedule) > 4) {
+      if (tiles_ < 7) return multiply_tiles<6>(operand);
+      multiply_tiles<8>(operand);
     }
-    if constexpr (Shape::most_tiles(kSchedule) > 4)
-      return tiles_ == 6 ? multiply_tiles<6>(operand) : multiply_tiles<8>(operand);
   }
 
   template <int kTiles>
   __device__ __forceinline__ void multiply_tiles(const S* operand) const {
-    // Sums that do not wait for each other.
-    constexpr int kChains = kTiles >= 3 ? 1 : 4 / kTiles, kHeldChunks = Shape::kHeld / kTiles;
+    constexpr int kChains = Shape::chains(kTiles), kHeldChunks = Shape::kHeld / kTiles;
     // Chunks whose operands are read at once, and waited for together.
     constexpr int kTogether = 4;
     const S* from = operand + from_;
@@ -277,15 +273,12 @@ class CrewMma {
       for (int chain = 0; chain < kChains; ++chain) {
         b[chain] = operand_of(i + chain);
 #pragma unroll
-        for (int tile = 0; tile < kTiles; ++tile)
-          w[chain][tile] = weights[(i + chain < count_ ? chain * kTiles + tile : 0) * 32];
+        for (int tile = 0; tile < kTiles; ++tile) w[chain][tile] = weights[(chain * kTiles + tile) * 32];
       }
 #pragma unroll
-      for (int chain = 0; chain < kChains; ++chain) {
-        if (i + chain >= count_) break;
+      for (int chain = 0; chain < kChains; ++chain)
 #pragma unroll
         for (int tile = 0; tile < kTiles; ++tile) mma(sums[tile][chain], w[chain][tile].r, b[chain].r, S{});
-      }
     }
     float* to = results_ + to_;
 #pragma unroll
@@ -389,16 +382,11 @@ class CrewFma {
 
   template <class F>
   __device__ __forceinline__ void with_rows(const F& f) const {
-    switch (rows_) {
-      case 1:
-        return f(Rows<1>{});
-      case 2:
-        return f(Rows<2>{});
-      case 4:
-        return f(Rows<4>{});
-      default:
-        if constexpr (sizeof(C) == 4) return f(Rows<8>{});
-    }
+    // By comparisons: tables of addresses to go to take longer.
+    if (rows_ < 2) return f(Rows<1>{});
+    if (rows_ < 4) return f(Rows<2>{});
+    if (rows_ < 8) return f(Rows<4>{});
+    if constexpr (sizeof(C) == 4) return f(Rows<8>{});
   }
 
   // `place` has the result and the chunk of the vector of weights with that number.

@@ -80,6 +80,8 @@ struct CrewMmaShape : CrewShape {
   static constexpr int kChunkBytes = 32;
   static constexpr int kFragmentBytes = 512, kHeld = 24;  // in registers, of a warp
   static constexpr int most_tiles(CudaSchedule schedule) { return schedule == CudaSchedule::scatter ? 8 : 4; }
+  // Sums of a tile that do not wait for each other.
+  static constexpr int chains(int of_tiles) { return of_tiles >= 3 ? 1 : 4 / of_tiles; }
   // Numbers of tiles that there are kernels for.
   static constexpr bool are_tiles(int n) { return n <= 4 || n == 6 || n == 8; }
 
@@ -102,14 +104,17 @@ struct CrewMmaShape : CrewShape {
     }
     // For all results of tiles. Rows and columns of an mma's results lie in different banks.
     stride = static_cast<int>(round_up(groups * tiles * 16, 32)) + 4;
-    const int fragments = tiles * own_chunks, warps = groups * slices;
-    held_fragments = std::min(fragments, kHeld / tiles * tiles);
+    const int held_chunks = std::min(own_chunks, kHeld / tiles), warps = groups * slices;
+    held_fragments = held_chunks * tiles;
+    fragments = held_fragments + static_cast<int>(round_up(own_chunks - held_chunks, chains(tiles))) * tiles;
     lay_out(sizeof(float), static_cast<size_t>(warps) * fragments * kFragmentBytes,
             static_cast<size_t>(warps) * held_fragments * kFragmentBytes);
   }
 
-  int tiles = 1, own_chunks = 1, held_fragments = 0;  // of a warp
-  int groups = 1;                                     // of warps with the same tiles
+  // Of a warp; of fragments, some are zero, so that those that are not held are those of whole turns of
+  // chains.
+  int tiles = 1, own_chunks = 1, held_fragments = 0, fragments = 0;
+  int groups = 1;  // of warps with the same tiles
 };
 
 // A thread has four results, for some of the operand's chunks; or, where registers take all weights, `lanes`

@@ -117,8 +117,8 @@ int main(int argc, char** argv) {
   std::mt19937 random(static_cast<unsigned>(std::atoi(argv[2])));
   cuda_host::set_seed(random());
   Layer p(name == "grid"      ? CudaSchedule::grid
-            : name == "scatter" ? CudaSchedule::scatter
-                                : CudaSchedule::cluster);
+          : name == "scatter" ? CudaSchedule::scatter
+                              : CudaSchedule::cluster);
   const cudaError_t error = name == "scatter" ? run_lstm_adjoint(p, random) : run_elman(p, random);
   const bool fine = error == cudaSuccess && p.is_right();
   std::printf("%s\n", error != cudaSuccess ? cuda_host::last_error() : fine ? "fine" : "wrong result");
