@@ -2,6 +2,8 @@
 #pragma once
 
 #include "cluster.cuh"
+#include "crew_fma.cuh"
+#include "crew_mma.cuh"
 #include "cta.cuh"
 #include "grid.cuh"
 #include "scatter.cuh"

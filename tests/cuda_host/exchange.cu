@@ -12,6 +12,7 @@
 #include "cells/elman.h"
 #include "cells/lstm.h"
 #include "cuda/cluster.cuh"
+#include "cuda/crew_fma.cuh"
 #include "cuda/grid.cuh"
 #include "cuda/scatter.cuh"
 

@@ -104,7 +104,7 @@ def test_tf32(on_host, kind, schedule, crew):
 
 @pytest.mark.parametrize("H", [200, 232])
 def test_an_infinite_weight_stays_where_it_is(on_host, H):
-    """Products of the operand's last chunks, of which warps have not all the same number, have their own weights."""
+    """Warps do not all have the same number of the operand's chunks; none multiplies another's weights."""
     on_host.wish_cuda_plan("cta", 1, None, "mma")
     p = draw(3, 2, H, dtype=torch.bfloat16, cell="elman_tanh")
     p.w_hh[0, 3, :] = float("inf")
