@@ -72,7 +72,7 @@ def program(request, tmp_path_factory):
 def test_right(program):
     run = program()
     for schedule in ("cluster", "scatter", "grid"):
-        for seed in SEEDS[:2]:
+        for seed in SEEDS[:1]:
             assert run(schedule, seed) == "fine\n"
 
 
@@ -80,7 +80,7 @@ def test_right(program):
 def test_right_for_more_seeds(program):
     run = program()
     for schedule in ("cluster", "scatter", "grid"):
-        for seed in SEEDS[2:]:
+        for seed in SEEDS[1:]:
             assert run(schedule, seed) == "fine\n"
 
 
