@@ -16,6 +16,8 @@ from rnnfast.sequences import Layout, is_reversed
 
 CELLS = ["elman_tanh", "elman_relu", "lstm", "gru"]
 # Cells, and how many units an LSTM's projection has for so many of its own.
+# Cells with gates, whose gradients members of a crew may scatter.
+SCATTERING = ("lstm", "gru")
 KINDS = {**{cell: (cell, lambda H: 0) for cell in CELLS}, "lstm projected": ("lstm", lambda H: max(1, H // 2))}
 KINDS["lstm projected wider"] = ("lstm", lambda H: H + 17)
 KINDS["lstm normalised"] = ("layer_norm_lstm", lambda H: 0)

@@ -109,9 +109,7 @@ __global__ void __launch_bounds__(CrewShape::kThreads, 1)
 
 template <class Pass, class S, class Product>
 cudaError_t launch_cluster(const Run& run, const CudaPlan& plan) {
-  const auto shape = crew_shape<Pass, Product>(run.recurrence, plan);
-  return launch_crew<S>(cluster_kernel<Pass, S, Product>, run, shape, OnlyPhase<Pass>::kAhead.stream,
-                        {shape.crew, false});
+  return launch_crew<Pass, S, Product>(cluster_kernel<Pass, S, Product>, run, plan, {plan.crew, false});
 }
 
 }  // namespace rnnfast::cuda

@@ -147,7 +147,7 @@ class Gather {
  public:
   using Link = L;
 
-  __device__ __forceinline__ Gather(const Link& link, const Product& product, const typename Product::Shape&)
+  __device__ __forceinline__ Gather(const Link& link, const Product& product)
       : link_(link), product_(product) {}
 
   template <class Results>
@@ -188,7 +188,7 @@ __device__ __forceinline__ void run_crew(const CrewArguments<typename Product::S
                                 {static_cast<Operand*>(link.slice(0)), static_cast<Operand*>(link.slice(1))});
   const Product product(shape, r.matrices[Phase::kMatrix], group, units, rank, memory);
 
-  const Passing passing(link, product, shape);
+  const Passing passing(link, product);
 
   const bool descending = is_reversed(r.direction, group) != Pass::kBackward;
   const CrewSeat seat_of_crew = Product::seat(shape);
@@ -255,22 +255,19 @@ __device__ __forceinline__ void run_crew(const CrewArguments<typename Product::S
   link.leave();
 }
 
-template <class Pass, class Product>
-typename Product::Shape crew_shape(const Recurrence& r, const CudaPlan& plan) {
+template <class Pass, class S, class Product, class Shape = typename Product::Shape>
+cudaError_t launch_crew(void (*kernel)(CrewArguments<Shape>), const Run& run, const CudaPlan& plan,
+                        Together together) {
   using Phase = OnlyPhase<Pass>;
   constexpr Operand operand = Pass::kOperands[0];
-  const PhaseSize sizes{Phase::kColumns, r.units[Phase::kUnits], operand.parts * r.units[operand.units]};
-  return {sizes, plan.schedule, sizeof(typename Product::Operand), plan.crew, plan.rows};
-}
-
-// ahead: the stream that the phase has computed ahead, if there is one.
-template <class S, class Shape>
-cudaError_t launch_crew(void (*kernel)(CrewArguments<Shape>), const Run& run, const Shape& shape, int ahead,
-                        Together together) {
+  constexpr int ahead = Phase::kAhead.stream;
   const Recurrence& r = run.recurrence;
+  const PhaseSize sizes{Phase::kColumns, r.units[Phase::kUnits], operand.parts * r.units[operand.units]};
+  const Shape shape(sizes, plan.schedule, sizeof(typename Product::Operand), plan.crew, plan.rows);
   // What is given of what could be computed ahead is as good, if its dtype is.
   Stream computed = run.computed;
-  if (ahead >= 0 && !computed.data && sizeof(S) == sizeof(Compute<S>)) computed = r.streams[ahead];
+  if constexpr (ahead >= 0 && sizeof(S) == sizeof(Compute<S>))
+    if (!computed.data) computed = r.streams[ahead];
   const auto strides = Strides::of(r, computed, sizeof(S), sizeof(Compute<S>));
   CrewArguments<Shape> a{r, computed, strides, shape, run.exchange};
   a.recurrence.counts = run.counts, a.recurrence.offsets = run.offsets;

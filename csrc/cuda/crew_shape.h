@@ -59,10 +59,11 @@ struct CrewShape {
     operand = static_cast<size_t>(crew) * from_member;
     marked_vectors = static_cast<int>(ceil_div(static_cast<int64_t>(slice_bytes), int64_t{4} * kMarkedWords));
     while (2 << crew_bits <= std::min(crew, kWarps)) ++crew_bits;
-    // Operands, and slices of a member of several; each of both twice, but that a grid's operand comes after
-    // all threads have read the one before.
-    results_at = kOperandsAt + (schedule == CudaSchedule::grid ? 1 : 2) * operand +
-                 (schedule == CudaSchedule::cta ? 0 : 2) * slice_bytes;
+    // Two operands, but that a grid's comes after all threads have read the one before; and a member's own
+    // slice, if there are several, of which a cluster has two (their Links say why).
+    const int slices_of_it = schedule == CudaSchedule::cta ? 0 : schedule == CudaSchedule::cluster ? 2 : 1;
+    results_at =
+        kOperandsAt + (schedule == CudaSchedule::grid ? 1 : 2) * operand + slices_of_it * slice_bytes;
     possible = (!scatters || columns == 1) && p.inner == parts * p.units && rows * units <= kThreads &&
                crew <= kMostCrew;
   }

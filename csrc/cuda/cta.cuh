@@ -35,8 +35,7 @@ __global__ void __launch_bounds__(CrewShape::kThreads, 1)
 
 template <class Pass, class S, class Product>
 cudaError_t launch_cta(const Run& run, const CudaPlan& plan) {
-  const auto shape = crew_shape<Pass, Product>(run.recurrence, plan);
-  return launch_crew<S>(cta_kernel<Pass, S, Product>, run, shape, OnlyPhase<Pass>::kAhead.stream, {});
+  return launch_crew<Pass, S, Product>(cta_kernel<Pass, S, Product>, run, plan, {});
 }
 
 }  // namespace rnnfast::cuda

@@ -15,7 +15,7 @@ class GridLink {
  public:
   __device__ __forceinline__ GridLink(const Exchange& exchange, const CrewShape& shape, unsigned char* memory)
       : operand_(memory + CrewShape::kOperandsAt),
-        slices_(operand_ + shape.operand),
+        own_(operand_ + shape.operand),
         rank_(static_cast<int>(blockIdx.x) % shape.crew),
         crew_(static_cast<int>(blockIdx.x) / shape.crew),
         words_(opaque(static_cast<int>(shape.slice_bytes / sizeof(uint32_t)))),
@@ -32,10 +32,8 @@ class GridLink {
   __device__ __forceinline__ int rank() const { return rank_; }
   __device__ __forceinline__ int64_t crew() const { return crew_; }
   __device__ __forceinline__ void* initial() const { return operand_; }
-  // As in a cluster.
-  __device__ __forceinline__ void* slice(int n) const {
-    return slices_ + (n & 1) * words_ * sizeof(uint32_t);
-  }
+  // One: all threads have handed it on when await returns.
+  __device__ __forceinline__ void* slice(int) const { return own_; }
   __device__ __forceinline__ void ready() const { sync_block(); }
 
   // Ends: all members run, since the launch is cooperative, and take part in the same steps; none waits for
@@ -87,7 +85,7 @@ class GridLink {
  private:
   static constexpr int kWords = CrewShape::kMarkedWords, kTogether = 4;
 
-  unsigned char *const operand_, *const slices_;
+  unsigned char *const operand_, *const own_;
   Vector16* operands_;
   const int rank_, crew_;
   const int words_, slice_, vectors_;  // of a slice: numbers, vectors; vectors of an operand
@@ -105,8 +103,7 @@ __global__ void __launch_bounds__(CrewShape::kThreads, 1)
 
 template <class Pass, class S, class Product>
 cudaError_t launch_grid(const Run& run, const CudaPlan& plan) {
-  const auto shape = crew_shape<Pass, Product>(run.recurrence, plan);
-  return launch_crew<S>(grid_kernel<Pass, S, Product>, run, shape, OnlyPhase<Pass>::kAhead.stream, {1, true});
+  return launch_crew<Pass, S, Product>(grid_kernel<Pass, S, Product>, run, plan, {1, true});
 }
 
 }  // namespace rnnfast::cuda

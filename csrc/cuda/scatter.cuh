@@ -34,12 +34,12 @@ class ScatterLink : public ClusterMember {
   __device__ __forceinline__ void* slice(int) const { return operands_ + kBuffers * operand_; }
 
   // What other members have for the thread's unit, if it has one, in the order of their ranks.
-  __device__ __forceinline__ void receive(int n, bool has_unit, C (&results)[1]) const {
+  __device__ __forceinline__ void receive(int n, C (&results)[1]) const {
     results[0] = 0;
     if (n == 0) return;
     const C* from = static_cast<const C*>(await(n)) + threadIdx.x;
-    if (!has_unit) return;
-    const int apart = vectors_ * kValues;
+    const int apart = vectors_ * kValues;  // units of all rows
+    if (static_cast<int>(threadIdx.x) >= apart) return;
 #pragma unroll 4
     for (int member = 0; member < crew_; ++member, from += apart) results[0] += *from;
   }
@@ -88,13 +88,10 @@ class Scatter {
  public:
   using Link = ScatterLink<C>;
 
-  __device__ __forceinline__ Scatter(const Link& link, const Product& product,
-                                     const typename Product::Shape& shape)
-      : link_(link), product_(product), has_unit_(Product::seat(shape).row < shape.rows) {}
+  __device__ __forceinline__ Scatter(const Link& link, const Product& product)
+      : link_(link), product_(product) {}
 
-  __device__ __forceinline__ void receive(int n, C (&results)[1]) const {
-    link_.receive(n, has_unit_, results);
-  }
+  __device__ __forceinline__ void receive(int n, C (&results)[1]) const { link_.receive(n, results); }
   __device__ __forceinline__ void send(int n) const {
     sync_block();
     product_.multiply_parts(static_cast<const typename Product::Operand*>(link_.slice(n)));
@@ -105,7 +102,6 @@ class Scatter {
  private:
   const Link& link_;
   const Product& product_;
-  const bool has_unit_;
 };
 #endif
 
@@ -119,9 +115,7 @@ __global__ void __launch_bounds__(CrewShape::kThreads, 1)
 
 template <class Pass, class S, class Product>
 cudaError_t launch_scatter(const Run& run, const CudaPlan& plan) {
-  const auto shape = crew_shape<Pass, Product>(run.recurrence, plan);
-  return launch_crew<S>(scatter_kernel<Pass, S, Product>, run, shape, OnlyPhase<Pass>::kAhead.stream,
-                        {shape.crew, false});
+  return launch_crew<Pass, S, Product>(scatter_kernel<Pass, S, Product>, run, plan, {plan.crew, false});
 }
 
 }  // namespace rnnfast::cuda

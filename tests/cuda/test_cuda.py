@@ -8,7 +8,7 @@ import pytest
 import torch
 from kinds import KINDS as LAYERS
 from kinds import make, states
-from problems import CELLS, KINDS, TOLERANCE, check_against_oracle, draw, small_problems
+from problems import CELLS, KINDS, SCATTERING, TOLERANCE, check_against_oracle, draw, small_problems
 
 import rnnfast
 
@@ -31,7 +31,7 @@ op = torch.ops.rnnfast
 
 def of_bptt(schedule, kind):
     """What BPTT is planned as: of cells without gates nothing scatters."""
-    return "cluster" if schedule == "scatter" and kind not in ("lstm", "gru") else schedule
+    return "cluster" if schedule == "scatter" and kind not in SCATTERING else schedule
 
 
 @pytest.fixture(autouse=True)

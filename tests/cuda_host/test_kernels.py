@@ -22,7 +22,7 @@ DTYPES = list(TOLERANCE)
 def serves(schedule, kind):
     """Whether a kind of problem has kernels of that schedule: all have stepwise ones, and where there are no gates
     nothing scatters."""
-    return schedule == "stepwise" or kind in (("lstm", "gru") if schedule == "scatter" else problems.CELLS)
+    return schedule == "stepwise" or kind in (problems.SCATTERING if schedule == "scatter" else problems.CELLS)
 
 
 def served(kinds=problems.CELLS, schedules=SCHEDULES):
