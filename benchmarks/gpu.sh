@@ -5,7 +5,7 @@
 #   benchmarks/gpu.sh build                        the package, for this GPU alone, into the Python that runs
 #   benchmarks/gpu.sh test                         latencies of the GPU, then tests/cuda
 #   benchmarks/gpu.sh sanitize                     memcheck and racecheck on small shapes
-#   benchmarks/gpu.sh bench [flashrnn|haste|fastrnns]...   beside cuDNN; all grids without a name
+#   benchmarks/gpu.sh bench [flashrnn|haste|fastrnns|stacks]...   beside cuDNN; all grids without a name
 #   benchmarks/gpu.sh tune [option]...             every crew of blocks that a layer can have (tune_cuda.py)
 #   benchmarks/gpu.sh soak SECONDS                 random layers, graphs and streams
 #
@@ -55,7 +55,7 @@ sanitize() {
 
 bench() {
   mkdir -p "$results"
-  [ $# -gt 0 ] || set -- flashrnn haste fastrnns
+  [ $# -gt 0 ] || set -- flashrnn haste fastrnns stacks
   local grid kind file
   for grid in "$@"; do
     for kind in LSTM GRU RNN; do

@@ -1,8 +1,8 @@
 """Layers on a GPU beside torch.nn's, which are cuDNN's: ``pytest benchmarks --device cuda``.
 
-Three grids: that of FlashRNN's figure (one head, B = 16, T = 1024), Haste's (T = 50, float32), and the shape of
-fastrnns. Each call is synchronised. ``tf32`` is float32 with torch.backends.cudnn.allow_tf32, and matrix products
-that may round likewise.
+Four grids: that of FlashRNN's figure (one head, B = 16, T = 1024), Haste's (T = 50, float32), the shape of
+fastrnns, and stacks of layers, also beside our own with one layer after the other. Each call is synchronised.
+``tf32`` is float32 with torch.backends.cudnn.allow_tf32, and matrix products that may round likewise.
 """
 
 import itertools
@@ -25,6 +25,8 @@ CALLS = {"forward": forward, "training": training}
 FLASHRNN = [(1024, 16, H, H) for H in (16, 32, 64, 128, 256, 768)]
 HASTE = [(50, B, H, 256) for B, H in itertools.product((1, 16, 32, 64, 128), (128, 256, 512, 1024, 2048, 4096))]
 FASTRNNS = [(100, 64, 512, 512)]
+STACKED = [(512, 16, 256, 256), (512, 16, 512, 512), (1024, 16, 768, 768), (100, 64, 512, 512)]
+STACKS = list(itertools.product(STACKED, (2, 4)))
 
 
 # torch.nn's bfloat16 layers say so at each call.
@@ -43,13 +45,23 @@ def precision():
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def measure(in_turn, precision, benchmark, kind, dtype, call, sizes):
+def in_a_row(work):
+    """The same with one layer after the other."""
+
+    def run():
+        with rnnfast.forced_plan(chunks=1):
+            work()
+
+    return run
+
+
+def measure(in_turn, precision, benchmark, kind, dtype, call, sizes, layers=1):
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
     of, tf32 = DTYPES[dtype]
     precision(tf32)
     T, B, H, I = sizes  # noqa: E741
-    pair = Pair.of(kind, T, B, H, I, device="cuda", dtype=of)
+    pair = Pair.of(kind, T, B, H, I, num_layers=layers, device="cuda", dtype=of)
 
     def synchronised(work):
         def run():
@@ -59,6 +71,10 @@ def measure(in_turn, precision, benchmark, kind, dtype, call, sizes):
         return run
 
     ours, peers = pair.calls(CALLS[call])
+    if layers > 1:
+        peers["rnnfast, layers in a row"] = in_a_row(ours)
+        with torch.set_grad_enabled(call == "training"):
+            benchmark.extra_info["wave"] = str(pair.ours._wave(pair.x, batch_first=False))
     found = in_turn(synchronised(ours), {name: synchronised(peer) for name, peer in peers.items()}, share=0.25)
     plans = {
         name: rnnfast.plan(CELLS[kind], T, B, H, dtype=of, device="cuda", pass_=name)
@@ -72,6 +88,10 @@ def measure(in_turn, precision, benchmark, kind, dtype, call, sizes):
 
 def case(sizes):
     return "T{}_B{}_H{}_I{}".format(*sizes)
+
+
+def stack_case(stack):
+    return f"{case(stack[0])}_{stack[1]}_layers"
 
 
 @pytest.mark.parametrize("sizes", FLASHRNN, ids=case)
@@ -96,3 +116,12 @@ def test_haste(in_turn, precision, benchmark, kind, dtype, call, sizes):
 @pytest.mark.parametrize("kind", KINDS)
 def test_fastrnns(in_turn, precision, benchmark, kind, dtype, call, sizes):
     measure(in_turn, precision, benchmark, kind, dtype, call, sizes)
+
+
+@pytest.mark.parametrize("stack", STACKS, ids=stack_case)
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_stacks(in_turn, precision, benchmark, kind, dtype, call, stack):
+    sizes, layers = stack
+    measure(in_turn, precision, benchmark, kind, dtype, call, sizes, layers)

@@ -67,7 +67,7 @@ PYBIND11_MODULE(_C, m) {
       [](const std::string& cell, int64_t T, int64_t B, int64_t H, int64_t G, const std::string& dtype,
          int capability, int multiprocessors, int64_t shared_memory,
          const std::array<int, DeviceLimits::kClusterSizes>& clusters, const std::string& pass, bool tf32,
-         int64_t P) {
+         int64_t P, int64_t beside) {
         CudaProblem problem;
         problem.cell = cell_from_name(cell);
         problem.pass = pass_from_name(pass);
@@ -75,13 +75,13 @@ PYBIND11_MODULE(_C, m) {
         problem.dtype = dtype_from_name(dtype);
         problem.limits = {capability, multiprocessors, shared_memory};
         std::copy(clusters.begin(), clusters.end(), problem.limits.clusters);
-        problem.tf32 = tf32;
+        problem.tf32 = tf32, problem.beside = beside;
         return plan_cuda(problem);
       },
       py::arg("cell"), py::arg("T"), py::arg("B"), py::arg("H"), py::arg("G") = 1,
       py::arg("dtype") = "float32", py::kw_only(), py::arg("capability"), py::arg("multiprocessors"),
       py::arg("shared_memory"), py::arg("clusters"), py::arg("pass_") = "forward", py::arg("tf32") = false,
-      py::arg("P") = 0, "The plan for a recurrence on a GPU with the given limits.");
+      py::arg("P") = 0, py::arg("beside") = 0, "The plan for a recurrence on a GPU with the given limits.");
 
   m.def(
       "build_info",

@@ -9,6 +9,7 @@
 // (T, B, G, K) and their scales (T, B, G, 2).
 //
 // precision: of float32 on CUDA; "ieee", the default, or "tf32", where products may round to TF32.
+// beside: how many other recurrences are to run at the same time on the GPU; each is planned for its share.
 #include "library.h"
 
 RNNFAST_LIBRARY(m) {
@@ -29,7 +30,7 @@ RNNFAST_LIBRARY(m) {
       "Tensor? h0, Tensor? c0, str cell, int direction=0, bool batch_first=False, Tensor? batch_sizes=None, "
       "bool saves=False, Tensor? stretches=None, Tensor? seed=None, *, float[]? noise=None, float? "
       "clip=None, "
-      "str? precision=None) -> Tensor[]");
+      "str? precision=None, int beside=0) -> Tensor[]");
   // Its adjoint. dy, dh_n and dc_n like y, h_n and c_n, dc (T, B, G, H) for every cell state, each absent
   // where zero; saved: what recurrence returned beyond its results; input may be absent where w_ih is. b_ih
   // and b_hh are of no effect: derivatives of this need them. Returns the gradients for input, w_ih, w_hh,
@@ -42,7 +43,7 @@ RNNFAST_LIBRARY(m) {
       "Tensor w_hh, Tensor? w_hr, Tensor? b_ih, Tensor? b_hh, Tensor? h0, Tensor? c0, Tensor y, "
       "Tensor[] saved, str cell, int direction, bool batch_first, Tensor? batch_sizes, int needs, "
       "Tensor? stretches=None, Tensor? seed=None, *, float[]? noise=None, float? clip=None, "
-      "str? precision=None) -> Tensor[]");
+      "str? precision=None, int beside=0) -> Tensor[]");
   // One step: input (B, I), h (B, H), c (B, H) for an LSTM, w_ih (K, I), w_hh (K, H), biases (K). Returns h,
   // and c for an LSTM.
   m.def(

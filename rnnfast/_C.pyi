@@ -70,5 +70,6 @@ def plan_cuda(
     pass_: str = "forward",
     tf32: bool = False,
     P: int = 0,
+    beside: int = 0,
 ) -> CudaPlan: ...
 def build_info() -> dict[str, str | bool]: ...

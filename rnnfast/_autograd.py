@@ -39,6 +39,8 @@ if _library.ISA is not None:
 TENSORS = ("input", "w_ih", "w_hh", "w_hr", "b_ih", "b_hh", "h0", "c0")
 # What else recurrence_bptt may return, as places in its results.
 GATES, INNER, NORMS = 8, 9, 10
+# Options that say how a GPU is to run a recurrence, not which.
+ON_GPU = ("precision", "beside")
 
 
 def results_of(cell: str) -> int:
@@ -224,7 +226,7 @@ def by_reference(
         more = [*needs[GATES:], False, False][:2]
         added = differentiable(like((*lead, G, w_hh.size(-2)))) if more[0] else None
         inner = differentiable(like((*lead, G, H))) if more[1] and given[0] == "gru" else None
-        options = {name: value for name, value in options.items() if name != "precision"}
+        options = {name: value for name, value in options.items() if name not in ON_GPU}
         results = reference.layer(*tensors, *given, added=added, inner=inner, **options)
         of = [(r, d) for r, d in zip(results, by, strict=False) if d is not None and r.requires_grad]
         places = [*zip(tensors, needs, strict=False), (added, added is not None), (inner, inner is not None)]
@@ -252,18 +254,19 @@ def _recurrence_kernel(
     noise: Rates | None = None,
     clip: float | None = None,
     precision: str | None = None,
+    beside: int = 0,
 ) -> list[Tensor]:
-    options = dict(stretches=stretches, seed=seed, noise=noise, clip=clip, precision=precision)
+    on_gpu = dict(precision=precision, beside=beside)
+    options = dict(stretches=stretches, seed=seed, noise=noise, clip=clip)
     tensors, layout = (input, w_ih, w_hh, w_hr, b_ih, b_hh, h0, c0), (cell, direction, batch_first, batch_sizes)
     if in_forward_mode(tensors):
         if saves:
             raise RuntimeError("saves: got True in forward-mode differentiation, which has no use for it")
-        del options["precision"]
         return list(reference.layer(*tensors, *layout, **options)[: results_of(cell)])
     if is_recorded(*tensors):
-        return list(apply(Recurrence, *tensors, *layout, saves, options, None))
+        return list(apply(Recurrence, *tensors, *layout, saves, {**options, **on_gpu}, None))
     with below_autograd():
-        return op(*tensors, *layout, saves, **options)
+        return op(*tensors, *layout, saves, **options, **on_gpu)
 
 
 def _bptt_kernel(*args: Any, **options: Any) -> list[Tensor]:

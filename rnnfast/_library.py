@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -171,6 +172,7 @@ def plan(
     P: int = 0,
     limits: CudaLimits | None = None,
     tf32: bool | None = None,
+    beside: int = 0,
 ) -> Plan | CudaPlan | FallbackPlan:
     """How a recurrence would be run, and why.
 
@@ -187,6 +189,7 @@ def plan(
         P: units of the state, if a projection makes them differ from H.
         limits: of a GPU; by default those of `device`. With them, plans for GPUs can be made without one.
         tf32: whether products of float32 may round to TF32 on a GPU; by default as torch's cuDNN layers do.
+        beside: how many other recurrences run on the GPU at the same time, each with its share of it.
 
     Returns:
         For a CPU, an object with
@@ -244,6 +247,7 @@ def plan(
             pass_=pass_,
             tf32=precision(device, dtype) == "tf32" if tf32 is None else tf32,
             P=P,
+            beside=beside,
         )
     return _C.plan(
         cell,
@@ -267,6 +271,14 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+_wishes = threading.local()
+
+
+def wished_chunks() -> int | None:
+    """Those of :func:`forced_plan`."""
+    return getattr(_wishes, "chunks", None)
+
+
 @contextlib.contextmanager
 def forced_plan(
     schedule: str | None = None,
@@ -276,6 +288,7 @@ def forced_plan(
     rows: int | None = None,
     crew: int | None = None,
     arithmetic: str | None = None,
+    chunks: int | None = None,
 ) -> Iterator[None]:
     """Has the recurrences that this thread runs meanwhile planned as given, to measure or to test.
 
@@ -288,6 +301,8 @@ def forced_plan(
             or ``"stepwise"``, which is taken where the others cannot be; rows: of the batch, of a block or crew;
             crew: blocks that share rows; arithmetic: ``"fma"`` or ``"mma"``, of float32 that may be rounded. See
             :func:`plan`. None leaves the choice to the planner.
+        chunks: in which layers of a stack run side by side, all of them, with one direction and no further
+            options; 1: one layer after the other, as also by default where a schedule on CUDA is given.
 
     Raises:
         ValueError: for a name that is not one of these.
@@ -301,12 +316,16 @@ def forced_plan(
         yield
         return
     of_cuda = CUDA and schedule in ("cta", "cluster", "scatter", "grid", "stepwise")
+    if chunks is not None and chunks < 1:
+        raise ValueError(f"chunks: got {chunks}, expected at least 1")
     try:
+        _wishes.chunks = 1 if chunks is None and of_cuda else chunks
         if of_cuda:
             torch.ops.rnnfast.wish_cuda_plan(schedule, rows, crew, arithmetic)
         torch.ops.rnnfast.wish_plan(None if of_cuda else schedule, weights, workers)
         yield
     finally:
+        _wishes.chunks = None
         torch.ops.rnnfast.wish_plan(None, None, None)
         if of_cuda:
             torch.ops.rnnfast.wish_cuda_plan(None)

@@ -72,6 +72,7 @@ def _recurrence(
     noise: Any = None,
     clip: float | None = None,
     precision: str | None = None,
+    beside: int = 0,
 ) -> Any:
     """y, h_n, of an LSTM c_n: see ``csrc/ops.cpp``."""
     from onnxscript import opset18 as op

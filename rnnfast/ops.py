@@ -57,6 +57,7 @@ def recurrence(
     stretches: Tensor | None = None,
     noise: Rates | None = None,
     seed: Tensor | None = None,
+    beside: int = 0,
 ) -> Any:
     """A layer of any cell, differentiable.
 
@@ -76,8 +77,8 @@ def recurrence(
         return _by_reference(args, states, norms, stretches, noise, seed, clip)
     precision = _library.precision(input.device, input.dtype) if input.is_cuda else None
     options: dict[str, Any] = {}
-    if not (clip is None and precision is None and stretches is None and noise is None):
-        options = dict(stretches=stretches, seed=seed, noise=noise, clip=clip, precision=precision)
+    if not (clip is None and precision is None and stretches is None and noise is None and beside == 0):
+        options = dict(stretches=stretches, seed=seed, noise=noise, clip=clip, precision=precision, beside=beside)
     recorded = torch.is_grad_enabled() and _autograd.is_recorded(w_hh, input, w_ih, b_ih, b_hh, h0, c0, w_hr)
     if not is_dynamo_compiling() and transformed():
         # Samples are rows to the operators, but have the same noise, or seeds of their own.

@@ -100,6 +100,17 @@ def test_what_decides():
     assert plan("lstm", 1024, B=300, dtype=torch.bfloat16).schedule == "stepwise"
 
 
+def test_a_share_of_a_gpu():
+    """Others that run at the same time leave half, a quarter of it."""
+    for H in (128, 512, 768, 1024):
+        whole, half, quarter = (plan("lstm", H, dtype=torch.bfloat16, beside=n) for n in (0, 1, 3))
+        for p, parts in ((whole, 1), (half, 2), (quarter, 4)):
+            assert p.schedule != "grid" or p.blocks * parts <= H100.multiprocessors
+        assert whole.microseconds <= half.microseconds <= quarter.microseconds
+    with pytest.raises(ValueError, match="beside: got -1, expected no negative number"):
+        plan("lstm", 64, beside=-1)
+
+
 def test_clusters_by_default():
     assert rnnfast.CudaLimits((9, 0), 132, 232448).known_clusters() == (66, 33, 16, 7)
     assert A100.known_clusters() == (0, 0, 0, 0)

@@ -61,7 +61,7 @@ std::vector<Tensor> recurrence_int8(const Tensor& input, const std::vector<Tenso
   const bool lstm = sizes.cell == Cell::lstm;
   States to{empty_contiguous(layout.joined_shape(P), input), empty_contiguous({G, layout.B, P}, input)};
   if (lstm) to.c_n = empty_contiguous({G, layout.B, H}, input);
-  run_forward(layout, sizes, matrices, rows, bias, h0, c0, to, false);
+  run_forward(layout, sizes, matrices, rows, bias, h0, c0, to);
   std::vector<Tensor> results{to.y, *to.h_n};
   if (lstm) results.push_back(*to.c_n);
   return results;

@@ -79,7 +79,8 @@ void with_workers(double expected, const std::function<void(int)>& work) {
   crowding.watch(expected, [&] { work(workers); });
 }
 
-void backend::plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const Tensor&, bool) {
+void backend::plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const Tensor&,
+                           const OnGpu&) {
   Problem problem;
   problem.cell = cell, problem.pass = pass, problem.dtype = dtype, problem.isa = kIsa;
   // Rows that are active, on average: a step takes as long as it has such.

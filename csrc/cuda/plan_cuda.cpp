@@ -231,6 +231,17 @@ Candidate candidate(const CudaProblem& p, CudaSchedule schedule) {
   return c;
 }
 
+// What each of so many recurrences that run at the same time has of a GPU.
+DeviceLimits share_of(DeviceLimits limits, int64_t recurrences) {
+  if (recurrences < 1)
+    throw std::invalid_argument("beside: got " + std::to_string(recurrences - 1) +
+                                ", expected no negative number");
+  const auto share = [&](int of) { return static_cast<int>(of / recurrences); };
+  limits.multiprocessors = std::max(share(limits.multiprocessors), 1);
+  for (int& clusters : limits.clusters) clusters = share(clusters);
+  return limits;
+}
+
 CudaPlan stepwise(const CudaProblem& p) {
   CudaPlan plan;
   for (const PhaseSize& phase : phase_sizes(p)) {
@@ -248,6 +259,7 @@ CudaPlan stepwise(const CudaProblem& p) {
 
 CudaPlan plan_cuda(const CudaProblem& problem) {
   CudaProblem p = problem;
+  p.limits = share_of(p.limits, 1 + p.beside);
   // The passes of a layer that is to scatter, but have nothing to.
   if (p.wish == CudaSchedule::scatter && !has_parts(p)) p.wish = CudaSchedule::cluster;
   CudaPlan by_steps = stepwise(p);

@@ -34,7 +34,8 @@ struct DeviceLimits {
 
 struct CudaProblem : Problem {
   DeviceLimits limits;
-  bool tf32 = false;  // float32 may be rounded to TF32 where it is multiplied
+  bool tf32 = false;   // float32 may be rounded to TF32 where it is multiplied
+  int64_t beside = 0;  // other recurrences that run at the same time, each with its share of the limits
   // Packed sequences in a CUDA graph: such kernels would read batch sizes that are copied outside of it.
   bool captured_packed = false;
   int64_t stride = 0;  // elements between steps of a stream, at most; between rows, if it is packed

@@ -196,10 +196,11 @@ class ExchangeArray {
   Tensor operands_;
 };
 
-CudaPlan plan_for(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, bool tf32, int32_t device,
-                  cudaStream_t stream) {
+CudaPlan plan_for(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const backend::OnGpu& on_gpu,
+                  int32_t device, cudaStream_t stream) {
   CudaProblem problem;
-  problem.cell = cell, problem.pass = pass, problem.dtype = dtype, problem.tf32 = tf32;
+  problem.cell = cell, problem.pass = pass, problem.dtype = dtype;
+  problem.tf32 = on_gpu.tf32, problem.beside = on_gpu.beside;
   problem.T = r.T, problem.B = r.B, problem.H = r.units[0], problem.P = r.units[1], problem.G = r.G;
   problem.limits = cuda::limits_of(device);
   problem.captured_packed = r.offsets && cuda::is_captured(stream);
@@ -234,7 +235,7 @@ cudaError_t run_planned(const Run& run, Cell cell, Pass pass, Dtype dtype, const
 }  // namespace
 
 void backend::plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const Tensor& like,
-                           bool tf32) {
+                           const OnGpu& on_gpu) {
   require(!r.origins, "stretches: expected none on this device, where batches are packed instead");
   if (r.T == 0 || r.B == 0 || r.G == 0 || r.units[0] == 0) return;
   const int32_t device = device_index_of(like);
@@ -242,7 +243,7 @@ void backend::plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtyp
   Run run;
   run.recurrence = r;
   run.stream = cuda::stream_of(device);
-  const CudaPlan plan = plan_for(r, cell, pass, dtype, tf32, device, run.stream);
+  const CudaPlan plan = plan_for(r, cell, pass, dtype, on_gpu, device, run.stream);
 
   std::optional<Projection> projection;
   if (pass == Pass::forward && r.matrices[ForwardPlaces::kWih].data)

@@ -6,9 +6,16 @@
 
 namespace rnnfast::backend {
 
-// Plans a pass over tensors that are where `like` is, and runs it. tf32: float32 may be rounded so in
-// products.
-void plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const Tensor& like, bool tf32);
+// How a GPU is to run a pass: whether float32 may be rounded to TF32 in products, and how many other passes
+// are to run at the same time.
+struct OnGpu {
+  bool tf32 = false;
+  int64_t beside = 0;
+};
+
+// Plans a pass over tensors that are where `like` is, and runs it.
+void plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const Tensor& like,
+                  const OnGpu& on_gpu);
 
 // to = a b and to += a b, for 2-D arrays with contiguous rows or columns; the rows of `to` are contiguous.
 void product_to(Tensor& to, const Tensor& a, const Tensor& b);

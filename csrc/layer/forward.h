@@ -175,7 +175,7 @@ struct Input {
 // The tensors that are read are checked here.
 inline void run_forward(const Layout& layout, const Sizes& w, const Matrices& matrices, const Tensor& rows,
                         const OptionalTensor& bias, const OptionalTensor& h0, const OptionalTensor& c0,
-                        States& to, bool tf32, const Noise& noise = {}) {
+                        States& to, const backend::OnGpu& on_gpu = {}, const Noise& noise = {}) {
   using Places = ForwardPlaces;
   const Dtype dtype = dtype_of(rows, "input");
   const bool projects = matrices[Places::kWih].data;
@@ -199,7 +199,7 @@ inline void run_forward(const Layout& layout, const Sizes& w, const Matrices& ma
   arrays.end(Places::kC0, c);
   arrays.end(Places::kCN, to.c_n);
   arrays.noise(noise);
-  backend::plan_and_run(arrays.recurrence(), w.cell, Pass::forward, dtype, rows, tf32);
+  backend::plan_and_run(arrays.recurrence(), w.cell, Pass::forward, dtype, rows, on_gpu);
   if (layout.T == 0) {
     if (to.h_n) keep_initial(h, *to.h_n);
     if (to.c_n) keep_initial(c, *to.c_n);

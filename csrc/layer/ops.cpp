@@ -7,10 +7,10 @@
 namespace rnnfast {
 namespace {
 
-bool is_tf32(const std::optional<Text>& precision) {
+backend::OnGpu on_gpu(const std::optional<Text>& precision, int64_t beside) {
   require(!precision || *precision == "ieee" || *precision == "tf32", "precision: got '",
           precision.value_or(""), "', expected 'ieee' or 'tf32'");
-  return precision == "tf32";
+  return {precision == "tf32", beside};
 }
 
 }  // namespace
@@ -21,7 +21,8 @@ std::vector<Tensor> recurrence(const Tensor& input, const OptionalTensor& w_ih, 
                                const Text& cell, int64_t direction, bool batch_first,
                                const OptionalTensor& batch_sizes, bool saves, const OptionalTensor& stretches,
                                const OptionalTensor& seed, const std::optional<std::vector<double>>& noise,
-                               const std::optional<double>& /*clip*/, const std::optional<Text>& precision) {
+                               const std::optional<double>& /*clip*/, const std::optional<Text>& precision,
+                               int64_t beside) {
   const LayerWeights w(cell, w_hh, w_hr);
   const OptionalTensor bias = w.vector(b_ih, b_hh);
   const Input from(stretches ? dense(input) : input, w_ih, w);
@@ -42,7 +43,8 @@ std::vector<Tensor> recurrence(const Tensor& input, const OptionalTensor& w_ih, 
   to.normal = optional(saves && normalised, array, w.K);
   to.scales = optional(saves && normalised, array, 2);
   w.check_for(layout, from.rows);
-  run_forward(layout, w, from.with(w.matrices()), from.rows, bias, h0, c0, to, is_tf32(precision), noisy);
+  run_forward(layout, w, from.with(w.matrices()), from.rows, bias, h0, c0, to, on_gpu(precision, beside),
+              noisy);
 
   std::vector<Tensor> results;
   results.reserve(8);
@@ -66,7 +68,7 @@ std::vector<Tensor> cell(const Tensor& input, const Tensor& w_ih, const Tensor& 
   if (lstm) to.c_n = empty_contiguous({1, layout.B, w.H}, input);
   w.check_for(layout, from.rows);
   run_forward(layout, w, from.with(w.matrices()), from.rows, bias, with_groups(h), with_groups_if_given(c),
-              to, false);
+              to);
   std::vector<Tensor> results{reshaped(to.y, {layout.B, w.H})};
   if (lstm) results.push_back(reshaped(*to.c_n, {layout.B, w.H}));
   return results;
@@ -115,7 +117,7 @@ std::vector<Tensor> recurrence_bptt(
     const std::vector<Tensor>& saved_given, const Text& cell, int64_t direction, bool batch_first,
     const OptionalTensor& batch_sizes, int64_t needs, const OptionalTensor& stretches,
     const OptionalTensor& seed, const std::optional<std::vector<double>>& noise,
-    const std::optional<double>& clip, const std::optional<Text>& precision) {
+    const std::optional<double>& clip, const std::optional<Text>& precision, int64_t beside) {
   using Places = AdjointPlaces;
   using Gradients = LayerGradients;
   const LayerWeights w(cell, w_hh, w_hr);
@@ -206,7 +208,8 @@ std::vector<Tensor> recurrence_bptt(
   const OptionalTensor norms =
       needs & Gradients::kNorms ? OptionalTensor(empty_norms(layout, y)) : std::nullopt;
   if (norms) arrays.norms(*norms);
-  backend::plan_and_run(arrays.recurrence(), w.cell, Pass::bptt, dtype_of(y, "y"), y, is_tf32(precision));
+  backend::plan_and_run(arrays.recurrence(), w.cell, Pass::bptt, dtype_of(y, "y"), y,
+                        on_gpu(precision, beside));
 
   const Gradients of(layout, result, needs);
   const auto [db_ih, db_hh] =

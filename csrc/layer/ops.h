@@ -12,7 +12,8 @@ std::vector<Tensor> recurrence(const Tensor& input, const OptionalTensor& w_ih, 
                                const Text& cell, int64_t direction, bool batch_first,
                                const OptionalTensor& batch_sizes, bool saves, const OptionalTensor& stretches,
                                const OptionalTensor& seed, const std::optional<std::vector<double>>& noise,
-                               const std::optional<double>& clip, const std::optional<Text>& precision);
+                               const std::optional<double>& clip, const std::optional<Text>& precision,
+                               int64_t beside);
 
 std::vector<Tensor> cell(const Tensor& input, const Tensor& w_ih, const Tensor& w_hh,
                          const OptionalTensor& b_ih, const OptionalTensor& b_hh, const Tensor& h,
@@ -26,6 +27,6 @@ std::vector<Tensor> recurrence_bptt(
     const std::vector<Tensor>& saved_given, const Text& cell, int64_t direction, bool batch_first,
     const OptionalTensor& batch_sizes, int64_t needs, const OptionalTensor& stretches,
     const OptionalTensor& seed, const std::optional<std::vector<double>>& noise,
-    const std::optional<double>& clip, const std::optional<Text>& precision);
+    const std::optional<double>& clip, const std::optional<Text>& precision, int64_t beside);
 
 }  // namespace rnnfast

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 from .. import ops
 from .._noise import draw_seed
 from .._torch import any_autocast, is_compiling
-from . import masked, normalised, ragged
+from . import masked, normalised, ragged, wavefront
 from ._common import autocast_dtype, cast, weight, weights
 from .options import Options
 
@@ -269,21 +269,50 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
         if transposed:
             x, batch_first = x.transpose(0, 1), False
 
-        last, all_c = [], collected is not None and self.mode == "LSTM"
-        for layer in range(self.num_layers):
-            own = slice(layer * directions, (layer + 1) * directions)
-            h, c = [None if s is None else s[own] for s in (h0, c0)]
-            x, *states = self._run_layer(layer, x, h, c, batch_first, batch_sizes, dtype, all_c, batch)
-            if collected is not None:
-                of_layer = (x, states.pop().flatten(-2)) if all_c else (x,)
-                collected.append(tuple(s.transpose(0, 1) for s in of_layer) if transposed else of_layer)
-            if drops and layer < self.num_layers - 1:
-                x = F.dropout(x, self.dropout, training=True)
-            last.append(states)
+        wave = None
+        if batch is None and batch_sizes is None and collected is None and wavefront.may_be(x):
+            wave = self._wave(x, batch_first)
+        if wave is not None:
+            stack, dropout = self._stack(h0, c0, batch_first, dtype), self.dropout if drops else 0.0
+            x, last = wavefront.run(x, stack, wave, int(batch_first), dropout)
+        else:
+            last, all_c = [], collected is not None and self.mode == "LSTM"
+            for layer in range(self.num_layers):
+                own = slice(layer * directions, (layer + 1) * directions)
+                h, c = [None if s is None else s[own] for s in (h0, c0)]
+                x, *states = self._run_layer(layer, x, h, c, batch_first, batch_sizes, dtype, all_c, batch)
+                if collected is not None:
+                    of_layer = (x, states.pop().flatten(-2)) if all_c else (x,)
+                    collected.append(tuple(s.transpose(0, 1) for s in of_layer) if transposed else of_layer)
+                if drops and layer < self.num_layers - 1:
+                    x = F.dropout(x, self.dropout, training=True)
+                last.append(states)
         if transposed:
             x = x.transpose(0, 1)
         h_n, *c_n = [torch.cat(states) for states in zip(*last, strict=True)]
         return x, h_n, c_n[0] if c_n else None
+
+    def _wave(self, x: Tensor, batch_first: bool) -> wavefront.Wave | None:
+        """How layers run side by side over a padded input, if they do."""
+        if self.bidirectional or not self._is_plain or self._recorder is not None:
+            return None
+        trains = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *self.parameters()))
+        sizes = (self.hidden_size, self.proj_size, self.num_layers)
+        return wavefront.planned(x, int(batch_first), self._cell, *sizes, trains)
+
+    def _stack(
+        self, h0: Tensor | None, c0: Tensor | None, batch_first: bool, dtype: torch.dtype | None
+    ) -> list[wavefront.Layer]:
+        """All layers, as a wavefront has them."""
+
+        def layer(k: int) -> wavefront.Layer:
+            def run(x: Tensor, h: Any, c: Any = None, **options: Any) -> Any:
+                return self._run_layer(k, x, h, c, batch_first, None, None, **options)
+
+            states = [None if s is None else s[k : k + 1] for s in (h0, c0)]
+            return wavefront.Layer(self._weights(k, dtype), states, run)
+
+        return [layer(k) for k in range(self.num_layers)]
 
     def _run_layer(
         self,
@@ -296,12 +325,17 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
         dtype: torch.dtype | None,
         all_c: bool = False,
         batch: ragged.Batch | masked.MaskedBatch | None = None,
+        weights: tuple[Any, Any, Any, Any, Any] | None = None,
+        beside: int = 0,
     ) -> Any:
-        """One layer, both directions: output, h_n, of an LSTM c_n, and if wanted all c, (T, B, D, H)."""
-        weights, direction = self._weights(layer, dtype), 2 if self.bidirectional else 0
+        """One layer, both directions: output, h_n, of an LSTM c_n, and if wanted all c, (T, B, D, H).
+
+        weights: where they are at hand; beside: how many other layers run at the same time.
+        """
+        weights, direction = weights or self._weights(layer, dtype), 2 if self.bidirectional else 0
         layout = (self._cell, direction, batch_first, batch_sizes)
         if batch is None and self._is_plain and self._recorder is None and not profiler._is_profiler_enabled:
-            return ops.recurrence(x, *weights, h0, c0, *layout, all_c, self.bptt_clip)
+            return ops.recurrence(x, *weights, h0, c0, *layout, all_c, self.bptt_clip, beside=beside)
         note, stretches = None, None if batch is None else batch.table
         if self._recorder is not None:
             recorder = self._recorder if batch is None else batch.recording(self._recorder)
@@ -316,7 +350,7 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
         if isinstance(batch, masked.MaskedBatch):
             run = partial(batch.recurrence, run, all_c=all_c)
             states = self.mode == "LSTM"  # its last c is one of all
-        options = (*layout, states, self.bptt_clip, note, every, stretches, noise, seed)
+        options = (*layout, states, self.bptt_clip, note, every, stretches, noise, seed, beside)
         directions = "forward and reverse" if self.bidirectional else "forward"
         name = f"rnnfast.{type(self).__name__} layer {layer}, {directions}"
         with profiler.record_function(name) if profiler._is_profiler_enabled else nullcontext():

@@ -33,7 +33,9 @@ class RNN(RecurrentLayer):
     Args:
         input_size: features of the input, I.
         hidden_size: units, H.
-        num_layers: recurrences stacked on one another, L.
+        num_layers: recurrences stacked on one another, L. On a GPU those of one direction run side by side, some
+            chunks of steps apart, where that is estimated to be faster (:func:`rnnfast.forced_plan` has `chunks`);
+            between chunks an LSTM's c and the gradients of states are rounded to 16 bits, where arrays have these.
         nonlinearity: ``"tanh"`` or ``"relu"``.
         bias: whether there are biases.
         batch_first: whether input and output are (B, T, ...) instead of (T, B, ...).
@@ -141,7 +143,7 @@ class LSTM(RecurrentLayer):
     Args:
         input_size: features of the input, I.
         hidden_size: units, H.
-        num_layers: recurrences stacked on one another, L.
+        num_layers: recurrences stacked on one another, L; see :class:`RNN`.
         bias: whether there are biases.
         batch_first: whether input and output are (B, T, ...) instead of (T, B, ...).
         dropout: probability of dropping a value between layers, in training.

@@ -11,6 +11,7 @@ from kinds import make, states
 from problems import CELLS, KINDS, SCATTERING, TOLERANCE, check_against_oracle, draw, small_problems
 
 import rnnfast
+from rnnfast.modules import wavefront
 
 # What torch.nn says of its own layers' weights in bfloat16, and torch 2.11 of gradients in a stream of their own.
 TORCHS_OWN = [
@@ -259,6 +260,75 @@ def test_streams_in_parallel():
             assert all(torch.equal(output, right) for output in outputs)
 
 
+@pytest.fixture(params=[False, True], ids=["autograd in this thread", "autograd in its own"])
+def threads(request):
+    with torch.autograd.set_multithreading_enabled(request.param):
+        yield
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layers", [2, 4])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_layers_side_by_side(kind, layers, dtype, threads):
+    """In streams of their own, all of which wait for what the caller's stream is at, and it for them."""
+    layer = make(kind, 48, 96, num_layers=layers, dropout=0.0, device="cuda", dtype=dtype)
+    x, dy = torch.randn(100, 16, 48, device="cuda", dtype=dtype), None
+    dy = torch.randn_like(layer(x)[0])
+    plain = outputs_and_gradients(layer, x, dy)
+    tolerance = {} if dtype == torch.float64 else dict(rtol=0.05, atol=0.05)
+    first = None
+    for _ in range(10):
+        late = x * torch.nan
+        torch.cuda._sleep(2_000_000)
+        late.copy_(x)
+        with rnnfast.forced_plan(chunks=7):
+            found = outputs_and_gradients(layer, late, dy)
+        late.fill_(torch.nan)
+        first = first or [t.clone() for t in found]
+        for a, b, right in zip(found, first, plain, strict=True):
+            assert torch.equal(a, b)
+            scale = float(right.abs().max())
+            torch.testing.assert_close(a / scale, right / scale, **tolerance)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_layers_side_by_side_in_a_cuda_graph(kind, threads):
+    layer = make(kind, 16, 24, num_layers=3, dropout=0.25, device="cuda").eval()
+    x = torch.randn(40, 5, 16, device="cuda", requires_grad=True)
+
+    def step():
+        output, _ = layer(x)
+        return output, *torch.autograd.grad(output.sin().sum(), (x, *layer.parameters()))
+
+    with rnnfast.forced_plan(chunks=4):
+        step()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = step()
+    with torch.no_grad():
+        x.copy_(torch.randn_like(x))
+    graph.replay()
+    for a, b in zip(captured, step(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_layers_run_side_by_side_where_that_is_estimated_to_be_faster(monkeypatch):
+    seen, run = [], wavefront.run
+    monkeypatch.setattr(
+        wavefront, "run", lambda x, stack, wave, *args: seen.append(wave) or run(x, stack, wave, *args)
+    )
+    layer = rnnfast.LSTM(64, 256, num_layers=3, device="cuda", dtype=torch.bfloat16)
+    x = torch.randn(2000, 16, 64, device="cuda", dtype=torch.bfloat16)
+    with torch.no_grad():
+        found = layer(x)[0]
+        with rnnfast.forced_plan(chunks=1):
+            torch.testing.assert_close(found, layer(x)[0], rtol=0.05, atol=0.05)
+        layer(x[:10])
+    assert len(seen) == 1
+    assert seen[0].chunks > 1
+
+
 @pytest.mark.skipif("RNNFAST_SOAK_SECONDS" not in os.environ, reason="RNNFAST_SOAK_SECONDS says for how long")
 def test_soak():
     """Random layers in two streams, and graphs of them and of their gradients replayed, for a time: all end, with
@@ -270,10 +340,14 @@ def test_soak():
         work = []
         for stream in streams:
             schedule = random.choice(list(CREWS))
-            wish = dict(rows=random.choice([1, 2, 4, 8]), crew=random.choice(CREWS[schedule]))
+            wish = dict(
+                rows=random.choice([1, 2, 4, 8]), crew=random.choice(CREWS[schedule]), chunks=random.choice([1, 3])
+            )
             dtype, H = random.choice([torch.float32, torch.bfloat16]), random.randint(1, 600)
             kind = random.choice(list(LAYERS))
-            layer = make(kind, 16, H, bidirectional=random.random() < 0.5, device="cuda", dtype=dtype)
+            layers, directions = random.choice([(1, 1), (1, 2), (3, 1)])
+            options = dict(num_layers=layers, bidirectional=directions == 2, device="cuda", dtype=dtype)
+            layer = make(kind, 16, H, **options)
             x = torch.randn(random.randint(1, 200), random.randint(1, 40), 16, device="cuda", dtype=dtype)
             x.requires_grad_()
 

@@ -1,0 +1,212 @@
+"""Layers of a stack side by side on a GPU.
+
+Of the layer below, a step needs no more than the steps up to it. So steps are taken in chunks, and while a layer
+is at one of them the layer below is at the next, each in a stream of its own with its share of the
+multiprocessors: a wavefront (Appleyard, Kocisky and Blunsom, "Optimizing performance of recurrent neural networks
+on GPUs", arXiv:1604.01946). Autograd runs the backward pass of each chunk in the stream of its forward pass, and
+has streams wait for each other: it is a wavefront, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import _library
+from .._torch import forward_mode_is_on, is_compiling, is_traced_by_jit, transformed
+
+
+class Wave(NamedTuple):
+    """How many layers run side by side, and in how many chunks."""
+
+    layers: int
+    chunks: int
+
+
+# Of a chunk of a layer, in microseconds, forward, and forward and backward: of the host, that calls operators; of
+# the GPU, until it takes its first step. Estimates; those of steps are the planner's.
+HOST, START = (60, 260), (20, 60)
+IN_A_GRAPH = (0, 0)  # which is captured once: of the host
+LEAST_GAIN = 1.25
+LEAST_STEPS = 16  # of a chunk
+CHUNKS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
+
+
+def microseconds(wave: Wave, layers: int, steps: int, step: float, trains: bool, captured: bool) -> float:
+    """Of a stack, where a layer's step takes so long."""
+    of_gpu = -(-steps // wave.chunks) * step + START[trains]
+    of_host = wave.layers * (IN_A_GRAPH if captured else HOST)[trains]
+    turns = wave.chunks + wave.layers - 1
+    return -(-layers // wave.layers) * turns * max(of_gpu, of_host)
+
+
+@lru_cache(maxsize=4096)
+def plan(
+    cell: str,
+    T: int,
+    B: int,
+    H: int,
+    layers: int,
+    trains: bool,
+    captured: bool,
+    limits: _library.CudaLimits,
+    **options: Any,
+) -> Wave | None:
+    """The fastest, or None where layers had better run one after the other.
+
+    Args: as of :func:`rnnfast.plan`; layers: of the stack; trains: whether there is a backward pass; captured:
+        whether in a CUDA graph.
+    """
+    times: dict[Wave, float] = {}
+    for together in range(1, min(layers, 8) + 1):
+        step = 0.0
+        for pass_ in ("forward", "bptt")[: 1 + trains]:
+            found: Any = _library.plan(
+                cell, T, B, H, device="cuda", limits=limits, pass_=pass_, beside=together - 1, **options
+            )
+            step += found.microseconds if found.schedule != "stepwise" else math.inf
+        if math.isinf(step):  # bound by the host's launches
+            break
+        for chunks in [n for n in CHUNKS if n * LEAST_STEPS <= T] if together > 1 else [1]:
+            wave = Wave(together, chunks)
+            times[wave] = microseconds(wave, layers, T, step, trains, captured)
+    if not times:
+        return None
+    best = min(times, key=lambda wave: times[wave])
+    return best if times[best] * LEAST_GAIN <= times[Wave(1, 1)] else None
+
+
+@lru_cache
+def _limits(device: torch.device) -> _library.CudaLimits:
+    return _library.CudaLimits.of(device)
+
+
+def may_be(x: Tensor) -> bool:
+    """Whether layers over a padded input may run side by side: called eagerly, on a GPU or where it is wished."""
+    if is_compiling():  # first of all, for Dynamo reads no further then
+        return False
+    wished = _library.wished_chunks()
+    if wished == 1 or (wished is None and not (x.is_cuda and _library.CUDA)):
+        return False
+    eager = not (transformed() or forward_mode_is_on() or is_traced_by_jit() is not None)
+    return eager and type(x) in (Tensor, torch.nn.Parameter) and x.dtype in _library.DTYPES
+
+
+def planned(x: Tensor, steps_at: int, cell: str, H: int, P: int, layers: int, trains: bool) -> Wave | None:
+    """That of a stack over such an input, whose steps lie along an axis.
+
+    Args: as of :func:`plan`; P: units of the state where a projection makes them differ from H, otherwise 0.
+    """
+    T, B, wished = x.size(steps_at), x.size(1 - steps_at), _library.wished_chunks()
+    if wished is not None:
+        return Wave(layers, min(wished, T))
+    tf32, captured = _library.precision(x.device, x.dtype) == "tf32", torch.cuda.is_current_stream_capturing()
+    return plan(cell, T, B, H, layers, trains, captured, _limits(x.device), dtype=x.dtype, tf32=tf32, P=P)
+
+
+def _streams_for(device: torch.device, layers: int) -> list[Any]:
+    """A stream for each layer; the last one's is the caller's, which so has waited for all in the end.
+
+    The others are the same at each call: memory that a stream's tensors had is used again by its tensors.
+    """
+    if device.type != "cuda":
+        return [None] * layers
+    further = _further.setdefault(device, [])
+    while len(further) < layers - 1:
+        further.append(torch.cuda.Stream(device))
+    return [*further[: layers - 1], torch.cuda.current_stream(device)]
+
+
+_further: dict[torch.device, list[torch.cuda.Stream]] = {}
+
+
+class _Lanes:
+    """Layers side by side, each in its stream; where there are none, on a CPU, as they are called."""
+
+    def __init__(self, streams: list[Any]) -> None:
+        self.streams = streams
+        for lane in range(len(streams) - 1):
+            self._wait(lane, len(streams) - 1)
+
+    def run(self, lane: int) -> AbstractContextManager[Any]:
+        """What is called within runs in the lane's stream."""
+        return torch.cuda.stream(self.streams[lane])
+
+    def hand_on(self, t: Tensor, lane: int) -> None:
+        """To the next lane, which waits for all that this one does before."""
+        self._wait(lane + 1, lane)
+        self.use(lane + 1, t)
+
+    def use(self, lane: int, *tensors: Tensor | None) -> None:
+        """Keeps the memory of what another stream allocated until the lane is done with it."""
+        for t in tensors:
+            if t is not None and self.streams[lane] is not None:
+                t.record_stream(self.streams[lane])
+
+    def _wait(self, lane: int, other: int) -> None:
+        if self.streams[lane] is not None:
+            self.streams[lane].wait_event(self.streams[other].record_event())
+
+
+class Layer(NamedTuple):
+    """A layer of a stack: its weights, the state that it begins with (h, of an LSTM h and c), and what runs it.
+
+    run: called with x, the state's tensors, `weights`, and how many others run `beside`; gives y and the state.
+    """
+
+    weights: tuple[Any, ...]
+    state: list[Any]
+    run: Callable[..., Any]
+
+
+def run(x: Tensor, stack: list[Layer], wave: Wave, axis: int, dropout: float) -> tuple[Tensor, list[Any]]:
+    """The output, and each layer's last states.
+
+    Args:
+        x: the input, whose steps lie along `axis`; dropout: probability of dropping a value between layers.
+    """
+    chunks, last = list(x.tensor_split(wave.chunks, axis)), []
+    for first in range(0, len(stack), wave.layers):
+        group = stack[first : first + wave.layers]
+        drops = [dropout if first + k < len(stack) - 1 else 0.0 for k in range(len(group))]
+        chunks, states = _run_group(chunks, group, drops)
+        last += states
+    return torch.cat(chunks, axis), last
+
+
+def _run_group(chunks: list[Tensor], group: list[Layer], drops: list[float]) -> tuple[list[Tensor], list[Any]]:
+    """Layers side by side: the last one's output by chunks, and each one's last states."""
+    n, end = len(chunks), len(group) - 1
+    weights = [_for_each(layer.weights, n) for layer in group]
+    states: list[Any] = [layer.state for layer in group]
+    lanes = _Lanes(_streams_for(chunks[0].device, len(group)))
+    for lane in range(end):
+        lanes.use(lane, *group[lane].weights, *states[lane], *(chunks if lane == 0 else ()))
+    values = list(chunks)  # of each chunk the output of the layer that was at it last
+    for turn in range(n + end):
+        for lane in range(max(0, turn - n + 1), min(end, turn) + 1):
+            k = turn - lane
+            with lanes.run(lane):
+                y, *states[lane] = group[lane].run(values[k], *states[lane], weights=weights[lane][k], beside=end)
+                values[k] = F.dropout(y, drops[lane], training=True) if drops[lane] > 0 else y
+            if lane < end:
+                lanes.hand_on(values[k], lane)
+    for lane in range(end):  # all that they did the caller's stream has waited for, with the last output
+        lanes.use(end, *states[lane])
+    return values, states
+
+
+def _for_each(weights: tuple[Any, ...], chunks: int) -> list[tuple[Any, ...]]:
+    """The weights for each chunk, so that gradients for them are added up at once, with 16 bits in float32."""
+    each = [[w] * chunks if w is None else w.expand(chunks, *w.shape).unbind() for w in weights]
+    return list(zip(*each, strict=True))
+
+
+__all__ = ["Layer", "Wave", "may_be", "plan", "planned", "run"]
