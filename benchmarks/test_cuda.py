@@ -12,6 +12,7 @@ import torch
 from shapes import KINDS, Pair, forward, training
 
 import rnnfast
+from rnnfast.modules import wavefront
 
 DTYPES = {
     "float32": (torch.float32, False),
@@ -55,6 +56,20 @@ def in_a_row(work):
     return run
 
 
+def wave_of(work):
+    """How layers ran side by side, if they did."""
+    seen, run = [None], wavefront.run
+
+    def noted(x, stack, wave, *args):
+        seen.append(wave)
+        return run(x, stack, wave, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wavefront, "run", noted)
+        work()
+    return seen[-1]
+
+
 def measure(in_turn, precision, benchmark, kind, dtype, call, sizes, layers=1):
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
@@ -73,8 +88,7 @@ def measure(in_turn, precision, benchmark, kind, dtype, call, sizes, layers=1):
     ours, peers = pair.calls(CALLS[call])
     if layers > 1:
         peers["rnnfast, layers in a row"] = in_a_row(ours)
-        with torch.set_grad_enabled(call == "training"):
-            benchmark.extra_info["wave"] = str(pair.ours._wave(pair.x, batch_first=False))
+        benchmark.extra_info["wave"] = str(wave_of(ours))
     found = in_turn(synchronised(ours), {name: synchronised(peer) for name, peer in peers.items()}, share=0.25)
     plans = {
         name: rnnfast.plan(CELLS[kind], T, B, H, dtype=of, device="cuda", pass_=name)

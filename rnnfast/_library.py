@@ -302,7 +302,8 @@ def forced_plan(
             crew: blocks that share rows; arithmetic: ``"fma"`` or ``"mma"``, of float32 that may be rounded. See
             :func:`plan`. None leaves the choice to the planner.
         chunks: in which layers of a stack run side by side, all of them, with one direction and no further
-            options; 1: one layer after the other, as also by default where a schedule on CUDA is given.
+            options; 1: one layer after the other, as also by default where a schedule on CUDA is given. Dropout
+            masks are drawn chunk by chunk, so that a seed gives others.
 
     Raises:
         ValueError: for a name that is not one of these.

@@ -20,6 +20,7 @@ try:
     transformed = torch._C._are_functorch_transforms_active
     is_batched = torch._C._functorch.is_batchedtensor
     is_traced_by_jit = torch._C._get_tracing_state
+    _dispatch_modes = torch._C._len_torch_dispatch_stack
     # Unlike torch.compiler.disable, does not import Dynamo before what it returns is called.
     hidden_from_dynamo = torch._disable_dynamo
     any_autocast = torch._C._is_any_autocast_enabled
@@ -59,6 +60,11 @@ def in_forward_mode(args: Iterable[Any]) -> bool:
     if torch.compiler.is_dynamo_compiling() or any(level.key() == _JVP for level in _interpreters() or ()):
         return True
     return any(isinstance(t, Tensor) and _unpack_dual(t, level=0)[1] is not None for t in args)
+
+
+def in_dispatch_mode() -> bool:
+    """Whether something is shown every operator that is called, to trace, to count, or to call others."""
+    return _dispatch_modes() > 0
 
 
 def in_legacy_vmap(*tensors: Tensor | None) -> bool:
@@ -110,6 +116,7 @@ __all__ = [
     "differentiable",
     "forward_mode_is_on",
     "hidden_from_dynamo",
+    "in_dispatch_mode",
     "in_forward_mode",
     "in_legacy_vmap",
     "is_batched",

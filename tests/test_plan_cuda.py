@@ -85,6 +85,7 @@ def test_what_decides():
     assert plan("lstm", 64, T4).why == "cta needs compute capability 8.0"
     assert plan("lstm", 64, P=32).why == "cta has no projected LSTM"
     assert plan("lstm", 0).why == "no units"
+    assert plan("lstm", 64, B=0).why == plan("lstm", 64, G=0).why == "no rows"
     assert plan("lstm", 4096).why == FITS["cta"].replace("fits", "does not fit")
     assert plan("lstm", 64, MIG_SLICE, B=4096).why == "a product for each step is estimated to be faster"
     assert plan("lstm", 256, tf32=True).arithmetic == "mma"

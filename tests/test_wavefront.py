@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from kinds import KINDS, make, random_hx, states
 
 import rnnfast
@@ -149,6 +150,7 @@ def test_compiled_and_transformed(runs):
     x = torch.randn(7, 2, 3)
     expected = layer(x)[0]
     with rnnfast.forced_plan(chunks=3):
+        torch._dynamo.reset()
         compiled = torch.compile(layer, backend="eager", fullgraph=True)(x)[0]
         batched = torch.vmap(lambda x: layer(x)[0])(x.unsqueeze(0))[0]
         traced = torch.jit.trace(layer, x, check_trace=False)(x)[0]
@@ -177,9 +179,10 @@ def plan(cell="lstm", H=512, *, T=1024, B=16, layers=2, trains=False, captured=F
 
 def test_plans():
     assert plan() is not None
-    assert plan(layers=4).layers > plan(layers=2).layers == 2
+    assert plan(layers=4).abreast > plan(layers=2).abreast == 2
     assert plan(T=32) is None  # no time for chunks
     assert plan(layers=1) is None
+    assert plan(B=0) is None
     assert plan(H=4096) is None  # stepwise, as with half of the GPU:
     assert plan(H=512, B=64, dtype=torch.float32) is None
     assert plan(P=64) is None
@@ -188,6 +191,57 @@ def test_plans():
     assert plan("elman_tanh", 64, trains=True) is None
     assert plan("elman_tanh", 64, trains=True, captured=True) is not None
     assert plan(limits=rnnfast.CudaLimits((8, 0), 108, 166912)) is not None
+
+
+def test_a_batch_of_no_rows_and_one_on_two_devices(runs):
+    layer = rnnfast.GRU(3, 4, num_layers=2)
+    with rnnfast.forced_plan(chunks=3):
+        layer(torch.randn(7, 2, 3), torch.randn(2, 2, 4, device="meta"))
+        assert not runs
+        assert layer(torch.randn(7, 0, 3))[0].shape == (7, 0, 4)
+
+
+def test_weights_that_are_no_parameters_and_some_that_are_frozen(runs):
+    """As those of DataParallel's replicas, and as in fine-tuning."""
+    layer = rnnfast.LSTM(3, 4, num_layers=2, dtype=torch.float64)
+    layer.weight_hh_l0.requires_grad_(False)
+    x = torch.randn(9, 2, 3, dtype=torch.float64)
+    weights = {name: p.detach().clone().requires_grad_(p.requires_grad) for name, p in layer.named_parameters()}
+    found = []
+    for chunks in (1, 4):
+        with rnnfast.forced_plan(chunks=chunks):
+            output = torch.func.functional_call(layer, weights, x)[0]
+        wanted = [w for w in weights.values() if w.requires_grad]
+        found.append([output, *torch.autograd.grad(output.sin().sum(), wanted)])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+    assert len(runs) == 1
+
+
+def test_clipped_and_checkpointed(runs):
+    layer = rnnfast.RNN(3, 4, num_layers=2, bptt_clip=0.01, dtype=torch.float64)
+    x = torch.randn(9, 2, 3, dtype=torch.float64, requires_grad=True)
+    plain = results(layer, x, None, 1)
+    for a, b in zip(results(layer, x, None, 4), plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+    for reentrant in (False, True):
+        with rnnfast.forced_plan(chunks=4):
+            output, h_n = torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=reentrant)
+            (output.sin().sum() + h_n.cos().sum()).backward()
+        found = [output, h_n, x.grad, *(p.grad for p in layer.parameters())]
+        for a, b in zip(found, plain, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+        x.grad = None
+        layer.zero_grad()
+    assert len(runs) == 5
+
+
+def test_who_looks_at_all_operators_sees_one_for_each_layer(runs):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with rnnfast.forced_plan(chunks=3), FlopCounterMode(display=False):
+        rnnfast.RNN(3, 4, num_layers=2)(torch.randn(7, 2, 3))
+    assert not runs
 
 
 class Stream:
@@ -215,7 +269,8 @@ def check_streams(monkeypatch):
     """Runs a wave over simulated streams; raises where a layer may read what is not written, or given away."""
     streams = [Stream() for _ in range(3)]
     written, allocated, kept = {}, {}, set()  # by memory: an operation, a stream; (memory, stream)
-    own, count = streams[-1], 0
+    places = {}  # by operation: lane and chunk
+    own, count, done = streams[-1], 0, dict.fromkeys(streams, 0)
 
     def memory(t):
         return t.untyped_storage().data_ptr()
@@ -235,7 +290,12 @@ def check_streams(monkeypatch):
             assert written[memory(t)] in Stream.current.done, "not waited for"
             assert allocated[memory(t)] is Stream.current or (memory(t), Stream.current) in kept, "given away"
         found = recurrence(x, w_ih, w_hh, w_hr, b_ih, b_hh, h0, c0, *args, **options)
+        lane, chunk = streams.index(Stream.current), done[Stream.current]
+        done[Stream.current] += 1
+        waited_for = {places[n] for n in Stream.current.done if n in places}
+        assert waited_for == {(j, k) for j in range(lane + 1) for k in range(chunk + (j < lane))}, "waits too long"
         operation(Stream.current, found)
+        places[count] = lane, chunk
         alive.append(found)
         last[Stream.current] = found
         return found
@@ -261,16 +321,21 @@ def test_streams(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "of"),
+    ("name", "fault", "seen"),
     [
-        ("_wait", lambda *_: None),
-        ("use", lambda *_: None),
-        ("_wait", lambda lanes, lane, other: lanes.streams[lane].wait_event(set()) if other != 2 else None),
-        ("hand_on", lambda lanes, t, lane: lanes._wait(lane + 1, lane)),
-        ("hand_on", lambda lanes, t, lane: lanes.use(lane + 1, t)),
+        ("_wait", lambda *_: None, "not waited for"),
+        ("use", lambda *_: None, "given away"),
+        ("hand_on", lambda lanes, t, lane: lanes._wait(lane + 1, lane), "given away"),
+        ("hand_on", lambda lanes, t, lane: lanes.use(lane + 1, t), "not waited for"),
     ],
 )
-def test_faults_in_streams_are_seen(monkeypatch, name, of):
-    monkeypatch.setattr(wavefront._Lanes, name, of)
-    with pytest.raises(AssertionError, match=r"not waited for|given away"):
+def test_faults_in_streams_are_seen(monkeypatch, name, fault, seen):
+    monkeypatch.setattr(wavefront._Lanes, name, fault)
+    with pytest.raises(AssertionError, match=seen):
+        check_streams(monkeypatch)
+
+
+def test_lanes_that_wait_for_more_than_they_need_are_seen(monkeypatch):
+    monkeypatch.setattr(wavefront, "reversed", lambda lanes: lanes, raising=False)
+    with pytest.raises(AssertionError, match="waits too long"):
         check_streams(monkeypatch)

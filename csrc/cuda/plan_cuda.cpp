@@ -62,6 +62,7 @@ std::string obstacle(const CudaProblem& p, CudaSchedule schedule) {
   if (p.limits.capability < least)
     return of + " needs compute capability " + std::to_string(least / 10) + "." + std::to_string(least % 10);
   if (p.H == 0) return "no units";
+  if (p.B == 0 || p.G == 0) return "no rows";
   if (p.P > 0) return of + " has no projected LSTM";
   if (p.cell == Cell::layer_norm_lstm) return of + " has no layer normalisation";
   if (p.noisy) return of + " has no noise";

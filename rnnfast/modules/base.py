@@ -269,12 +269,11 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
         if transposed:
             x, batch_first = x.transpose(0, 1), False
 
-        wave = None
-        if batch is None and batch_sizes is None and collected is None and wavefront.may_be(x):
-            wave = self._wave(x, batch_first)
-        if wave is not None:
-            stack, dropout = self._stack(h0, c0, batch_first, dtype), self.dropout if drops else 0.0
-            x, last = wavefront.run(x, stack, wave, int(batch_first), dropout)
+        found = None
+        if batch is None and batch_sizes is None and collected is None:
+            found = self._run_side_by_side(x, h0, c0, batch_first, dtype, self.dropout if drops else 0.0)
+        if found is not None:
+            x, last = found
         else:
             last, all_c = [], collected is not None and self.mode == "LSTM"
             for layer in range(self.num_layers):
@@ -292,27 +291,29 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
         h_n, *c_n = [torch.cat(states) for states in zip(*last, strict=True)]
         return x, h_n, c_n[0] if c_n else None
 
-    def _wave(self, x: Tensor, batch_first: bool) -> wavefront.Wave | None:
-        """How layers run side by side over a padded input, if they do."""
-        if self.bidirectional or not self._is_plain or self._recorder is not None:
+    def _run_side_by_side(
+        self,
+        x: Tensor,
+        h0: Tensor | None,
+        c0: Tensor | None,
+        batch_first: bool,
+        dtype: torch.dtype | None,
+        dropout: float,
+    ) -> tuple[Tensor, list[Any]] | None:
+        """The output and each layer's last states, or None where layers run one after the other."""
+        if self.bidirectional or not self._is_plain or self._recorder is not None or not wavefront.may_be(x):
             return None
-        trains = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *self.parameters()))
-        sizes = (self.hidden_size, self.proj_size, self.num_layers)
-        return wavefront.planned(x, int(batch_first), self._cell, *sizes, trains)
-
-    def _stack(
-        self, h0: Tensor | None, c0: Tensor | None, batch_first: bool, dtype: torch.dtype | None
-    ) -> list[wavefront.Layer]:
-        """All layers, as a wavefront has them."""
 
         def layer(k: int) -> wavefront.Layer:
-            def run(x: Tensor, h: Any, c: Any = None, **options: Any) -> Any:
+            def call(x: Tensor, h: Any, c: Any = None, **options: Any) -> Any:
                 return self._run_layer(k, x, h, c, batch_first, None, None, **options)
 
             states = [None if s is None else s[k : k + 1] for s in (h0, c0)]
-            return wavefront.Layer(self._weights(k, dtype), states, run)
+            return wavefront.Layer(self._weights(k, dtype), states, call)
 
-        return [layer(k) for k in range(self.num_layers)]
+        stack, axis = [layer(k) for k in range(self.num_layers)], int(batch_first)
+        wave = wavefront.planned(x, axis, stack, self._cell, self.hidden_size, self.proj_size)
+        return None if wave is None else wavefront.run(x, stack, wave, axis, dropout)
 
     def _run_layer(
         self,

@@ -3,8 +3,10 @@
 Of the layer below, a step needs no more than the steps up to it. So steps are taken in chunks, and while a layer
 is at one of them the layer below is at the next, each in a stream of its own with its share of the
 multiprocessors: a wavefront (Appleyard, Kocisky and Blunsom, "Optimizing performance of recurrent neural networks
-on GPUs", arXiv:1604.01946). Autograd runs the backward pass of each chunk in the stream of its forward pass, and
-has streams wait for each other: it is a wavefront, too.
+on GPUs", arXiv:1604.01946).
+
+Autograd runs the backward pass of each chunk in the stream of its forward pass, and has streams wait for each
+other: it is a wavefront, too, as long as no array has gradients from several streams, which one would add up.
 """
 
 from __future__ import annotations
@@ -20,31 +22,53 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _library
-from .._torch import forward_mode_is_on, is_compiling, is_traced_by_jit, transformed
+from .._torch import forward_mode_is_on, in_dispatch_mode, is_compiling, is_traced_by_jit, transformed
+from ..reference import GATES
 
 
 class Wave(NamedTuple):
-    """How many layers run side by side, and in how many chunks."""
+    """How many layers run side by side, and in how many chunks of steps."""
 
-    layers: int
+    abreast: int
     chunks: int
 
 
+class Layer(NamedTuple):
+    """A layer of a stack: its weights, the state that it begins with (h, of an LSTM h and c), and what runs it.
+
+    call: takes x, the state's tensors, `weights`, and how many others run `beside`; gives y and the state.
+    """
+
+    weights: tuple[Any, ...]
+    state: list[Any]
+    call: Callable[..., Any]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [t for t in (*self.weights, *self.state) if t is not None]
+
+
 # Of a chunk of a layer, in microseconds, forward, and forward and backward: of the host, that calls operators; of
-# the GPU, until it takes its first step. Estimates; those of steps are the planner's.
+# the GPU, until it takes its first step. And how many multiply-adds the GPU makes a microsecond, at least, where
+# products are those of all steps. Estimates; those of steps are the planner's.
 HOST, START = (60, 260), (20, 60)
 IN_A_GRAPH = (0, 0)  # which is captured once: of the host
+PRODUCTS = {torch.float64: 1e7, torch.float32: 2e7, torch.bfloat16: 1.5e8, torch.float16: 1.5e8}
 LEAST_GAIN = 1.25
 LEAST_STEPS = 16  # of a chunk
 CHUNKS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
+MOST_ABREAST = 8
 
 
-def microseconds(wave: Wave, layers: int, steps: int, step: float, trains: bool, captured: bool) -> float:
-    """Of a stack, where a layer's step takes so long."""
-    of_gpu = -(-steps // wave.chunks) * step + START[trains]
-    of_host = wave.layers * (IN_A_GRAPH if captured else HOST)[trains]
-    turns = wave.chunks + wave.layers - 1
-    return -(-layers // wave.layers) * turns * max(of_gpu, of_host)
+def microseconds(
+    wave: Wave, layers: int, steps: int, step: float, products: float, trains: bool, captured: bool
+) -> float:
+    """Of a stack, where a layer's step takes so long, and its share of the products of all steps."""
+    chunk = -(-steps // wave.chunks)
+    of_gpu = chunk * (step + wave.abreast * products) + START[trains]  # products have what others leave of the GPU
+    of_host = wave.abreast * (IN_A_GRAPH if captured else HOST)[trains]
+    turns = wave.chunks + wave.abreast - 1
+    return -(-layers // wave.abreast) * turns * max(of_gpu, of_host)
 
 
 @lru_cache(maxsize=4096)
@@ -57,6 +81,7 @@ def plan(
     trains: bool,
     captured: bool,
     limits: _library.CudaLimits,
+    dtype: torch.dtype,
     **options: Any,
 ) -> Wave | None:
     """The fastest, or None where layers had better run one after the other.
@@ -64,19 +89,22 @@ def plan(
     Args: as of :func:`rnnfast.plan`; layers: of the stack; trains: whether there is a backward pass; captured:
         whether in a CUDA graph.
     """
+    if T < 2 * LEAST_STEPS or B == 0:
+        return None
+    # W_ih x of all steps; backwards three more, for x, W_ih and W_hh.
+    products = (4 if trains else 1) * B * H * GATES[cell] * H / PRODUCTS[dtype]
     times: dict[Wave, float] = {}
-    for together in range(1, min(layers, 8) + 1):
+    for abreast in range(1, min(layers, MOST_ABREAST) + 1):
         step = 0.0
         for pass_ in ("forward", "bptt")[: 1 + trains]:
-            found: Any = _library.plan(
-                cell, T, B, H, device="cuda", limits=limits, pass_=pass_, beside=together - 1, **options
-            )
+            given: Any = dict(dtype=dtype, limits=limits, pass_=pass_, beside=abreast - 1, **options)
+            found: Any = _library.plan(cell, T, B, H, device="cuda", **given)
             step += found.microseconds if found.schedule != "stepwise" else math.inf
         if math.isinf(step):  # bound by the host's launches
             break
-        for chunks in [n for n in CHUNKS if n * LEAST_STEPS <= T] if together > 1 else [1]:
-            wave = Wave(together, chunks)
-            times[wave] = microseconds(wave, layers, T, step, trains, captured)
+        for chunks in [n for n in CHUNKS if n * LEAST_STEPS <= T] if abreast > 1 else [1]:
+            wave = Wave(abreast, chunks)
+            times[wave] = microseconds(wave, layers, T, step, products, trains, captured)
     if not times:
         return None
     best = min(times, key=lambda wave: times[wave])
@@ -95,36 +123,44 @@ def may_be(x: Tensor) -> bool:
     wished = _library.wished_chunks()
     if wished == 1 or (wished is None and not (x.is_cuda and _library.CUDA)):
         return False
-    eager = not (transformed() or forward_mode_is_on() or is_traced_by_jit() is not None)
-    return eager and type(x) in (Tensor, torch.nn.Parameter) and x.dtype in _library.DTYPES
+    watched = transformed() or forward_mode_is_on() or is_traced_by_jit() is not None or in_dispatch_mode()
+    return not watched and type(x) in (Tensor, torch.nn.Parameter) and x.dtype in _library.DTYPES
 
 
-def planned(x: Tensor, steps_at: int, cell: str, H: int, P: int, layers: int, trains: bool) -> Wave | None:
+def planned(x: Tensor, axis: int, stack: list[Layer], cell: str, H: int, P: int) -> Wave | None:
     """That of a stack over such an input, whose steps lie along an axis.
 
-    Args: as of :func:`plan`; P: units of the state where a projection makes them differ from H, otherwise 0.
+    Args: P: units of the state where a projection makes them differ from H, otherwise 0.
     """
-    T, B, wished = x.size(steps_at), x.size(1 - steps_at), _library.wished_chunks()
+    T, B, wished = x.size(axis), x.size(1 - axis), _library.wished_chunks()
+    tensors = [x, *(t for layer in stack for t in layer.tensors)]
+    if any(t.device != x.device for t in tensors):  # which the operators say better
+        return None
     if wished is not None:
-        return Wave(layers, min(wished, T))
-    tf32, captured = _library.precision(x.device, x.dtype) == "tf32", torch.cuda.is_current_stream_capturing()
-    return plan(cell, T, B, H, layers, trains, captured, _limits(x.device), dtype=x.dtype, tf32=tf32, P=P)
+        return Wave(len(stack), min(wished, T))
+    trains = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    with torch.cuda.device(x.device):
+        captured = torch.cuda.is_current_stream_capturing()
+    tf32 = _library.precision(x.device, x.dtype) == "tf32"
+    return plan(cell, T, B, H, len(stack), trains, captured, _limits(x.device), x.dtype, tf32=tf32, P=P)
 
 
 def _streams_for(device: torch.device, layers: int) -> list[Any]:
     """A stream for each layer; the last one's is the caller's, which so has waited for all in the end.
 
-    The others are the same at each call: memory that a stream's tensors had is used again by its tensors.
+    Of a caller's stream the others are the same at each call, for memory that a stream's tensors had is used again
+    by its tensors; other callers' are others, for who shares them waits for the other, or is captured with it.
     """
     if device.type != "cuda":
         return [None] * layers
-    further = _further.setdefault(device, [])
+    own = torch.cuda.current_stream(device)
+    further = _further.setdefault((device, own.stream_id), [])
     while len(further) < layers - 1:
         further.append(torch.cuda.Stream(device))
-    return [*further[: layers - 1], torch.cuda.current_stream(device)]
+    return [*further[: layers - 1], own]
 
 
-_further: dict[torch.device, list[torch.cuda.Stream]] = {}
+_further: dict[tuple[torch.device, int], list[torch.cuda.Stream]] = {}
 
 
 class _Lanes:
@@ -135,7 +171,7 @@ class _Lanes:
         for lane in range(len(streams) - 1):
             self._wait(lane, len(streams) - 1)
 
-    def run(self, lane: int) -> AbstractContextManager[Any]:
+    def stream(self, lane: int) -> AbstractContextManager[Any]:
         """What is called within runs in the lane's stream."""
         return torch.cuda.stream(self.streams[lane])
 
@@ -155,17 +191,6 @@ class _Lanes:
             self.streams[lane].wait_event(self.streams[other].record_event())
 
 
-class Layer(NamedTuple):
-    """A layer of a stack: its weights, the state that it begins with (h, of an LSTM h and c), and what runs it.
-
-    run: called with x, the state's tensors, `weights`, and how many others run `beside`; gives y and the state.
-    """
-
-    weights: tuple[Any, ...]
-    state: list[Any]
-    run: Callable[..., Any]
-
-
 def run(x: Tensor, stack: list[Layer], wave: Wave, axis: int, dropout: float) -> tuple[Tensor, list[Any]]:
     """The output, and each layer's last states.
 
@@ -173,28 +198,32 @@ def run(x: Tensor, stack: list[Layer], wave: Wave, axis: int, dropout: float) ->
         x: the input, whose steps lie along `axis`; dropout: probability of dropping a value between layers.
     """
     chunks, last = list(x.tensor_split(wave.chunks, axis)), []
-    for first in range(0, len(stack), wave.layers):
-        group = stack[first : first + wave.layers]
+    for first in range(0, len(stack), wave.abreast):
+        group = stack[first : first + wave.abreast]
         drops = [dropout if first + k < len(stack) - 1 else 0.0 for k in range(len(group))]
-        chunks, states = _run_group(chunks, group, drops)
+        chunks, states = _side_by_side(chunks, group, drops)
         last += states
     return torch.cat(chunks, axis), last
 
 
-def _run_group(chunks: list[Tensor], group: list[Layer], drops: list[float]) -> tuple[list[Tensor], list[Any]]:
-    """Layers side by side: the last one's output by chunks, and each one's last states."""
+def _side_by_side(chunks: list[Tensor], group: list[Layer], drops: list[float]) -> tuple[list[Tensor], list[Any]]:
+    """The last layer's output by chunks, and each one's last states."""
     n, end = len(chunks), len(group) - 1
-    weights = [_for_each(layer.weights, n) for layer in group]
     states: list[Any] = [layer.state for layer in group]
+    begun = [_begun(layer.weights) for layer in group]
     lanes = _Lanes(_streams_for(chunks[0].device, len(group)))
-    for lane in range(end):
-        lanes.use(lane, *group[lane].weights, *states[lane], *(chunks if lane == 0 else ()))
+    weights = []
+    for lane, layer in enumerate(group):
+        lanes.use(lane, *layer.tensors, *(chunks if lane == 0 else ()))
+        with lanes.stream(lane):
+            weights.append(_for_each(begun[lane], n))
     values = list(chunks)  # of each chunk the output of the layer that was at it last
     for turn in range(n + end):
-        for lane in range(max(0, turn - n + 1), min(end, turn) + 1):
+        # The last first: none is to wait for what the one below is at in the same turn.
+        for lane in reversed(range(max(0, turn - n + 1), min(end, turn) + 1)):
             k = turn - lane
-            with lanes.run(lane):
-                y, *states[lane] = group[lane].run(values[k], *states[lane], weights=weights[lane][k], beside=end)
+            with lanes.stream(lane):
+                y, *states[lane] = group[lane].call(values[k], *states[lane], weights=weights[lane][k], beside=end)
                 values[k] = F.dropout(y, drops[lane], training=True) if drops[lane] > 0 else y
             if lane < end:
                 lanes.hand_on(values[k], lane)
@@ -203,10 +232,27 @@ def _run_group(chunks: list[Tensor], group: list[Layer], drops: list[float]) -> 
     return values, states
 
 
-def _for_each(weights: tuple[Any, ...], chunks: int) -> list[tuple[Any, ...]]:
-    """The weights for each chunk, so that gradients for them are added up at once, with 16 bits in float32."""
-    each = [[w] * chunks if w is None else w.expand(chunks, *w.shape).unbind() for w in weights]
-    return list(zip(*each, strict=True))
+def _begun(weights: tuple[Any, ...]) -> list[Any]:
+    """Views, with which gradients come back to the caller's stream."""
+    return [w if w is None or not _is_recorded(w) else w.view_as(w) for w in weights]
+
+
+def _for_each(weights: list[Any], chunks: int) -> list[tuple[Any, ...]]:
+    """The weights for each chunk, whose gradients are added up in the present stream, with 16 bits in float32.
+
+    A single view has them added up one after the other as they come, which takes the least memory.
+    """
+
+    def each(w: Any) -> Any:
+        if w is None or not _is_recorded(w):
+            return [w] * chunks
+        return w.expand(chunks, *w.shape).unbind() if w.element_size() == 2 else [w.view_as(w)] * chunks
+
+    return list(zip(*map(each, weights), strict=True))
+
+
+def _is_recorded(w: Tensor) -> bool:
+    return torch.is_grad_enabled() and w.requires_grad
 
 
 __all__ = ["Layer", "Wave", "may_be", "plan", "planned", "run"]
