@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
@@ -40,11 +41,27 @@ def cuobjdump(*options):
     return done.stdout
 
 
-@lru_cache(maxsize=1)  # tens of megabytes; tests go from one to the next
+@lru_cache
+def of_all_archs():
+    """What follows for each architecture, two at a time."""
+
+    def kernels(arch):
+        bodies = re.split(r"Function : ", cuobjdump("-sass", "-arch", arch))[1:]
+        return dict(zip(demangled([body.split("\n", 1)[0] for body in bodies]), bodies, strict=True))
+
+    names = [in_sass(arch) for arch in ARCHS]
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(names, pool.map(kernels, names), strict=True))
+
+
 def instructions(arch):
     """The instructions of each kernel, by its name."""
-    bodies = re.split(r"Function : ", cuobjdump("-sass", "-arch", arch))[1:]
-    return dict(zip(demangled([body.split("\n", 1)[0] for body in bodies]), bodies, strict=True))
+    return of_all_archs()[arch]
+
+
+def in_sass(arch):
+    """9.0a as sm_90a."""
+    return "sm_" + arch.replace(".", "")
 
 
 def demangled(names):
@@ -63,7 +80,7 @@ def is_empty(name, arch):
 def arch(request):
     if not ARCHS:
         pytest.skip("rnnfast was built without CUDA")
-    return "sm_" + request.param.replace(".", "")
+    return in_sass(request.param)
 
 
 def test_registers_and_local_memory(arch):

@@ -89,6 +89,7 @@ def publisher(monkeypatch, tmp_path):
     monkeypatch.setattr(data, "RETRIES", 0)
     monkeypatch.setitem(SETS, "tiny", TINY)
     monkeypatch.setitem(SETS, "many", MANY)
+    monkeypatch.setattr(data, "RETRIES", 0)  # before which it waits
     monkeypatch.setenv("RNNFAST_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("RNNFAST_DATA", raising=False)
     yield server
