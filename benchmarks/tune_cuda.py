@@ -3,7 +3,7 @@
     OUT=folder python benchmarks/tune_cuda.py [--seconds 150] [--kinds LSTM,GRU,RNN] [--batches 16,1,64]
 
 Prints, for each layer, microseconds a step of cuDNN, of the plan, and of the best of all crews; writes every
-figure to $OUT/tune.json. A figure whose results are not cuDNN's is marked with a question mark.
+figure to $OUT/tune.json, for fit_cuda.py. A figure whose results are not cuDNN's is marked with a question mark.
 """
 
 import argparse
@@ -81,20 +81,21 @@ def measure(kind, dtype, B, H):
         work = calls(pair.ours, pair)[what]
         expected, cudnn = peer(), microseconds(peer)
 
-        def add(plan, wanted, work=work, expected=expected, what=what, cudnn=cudnn):
-            error = largest_error(work(), expected)
+        def add(wanted, wish=None, work=work, expected=expected, what=what, cudnn=cudnn):
+            error, plan = largest_error(work(), expected), torch.ops.rnnfast.last_cuda_plan()
             rows.append(
-                dict(kind=kind, dtype=dtype, B=B, H=H, what=what, wanted=wanted, plan=plan(), cudnn=cudnn)
+                dict(kind=kind, dtype=dtype, B=B, H=H, what=what, wanted=wanted, wish=wish, plan=plan, cudnn=cudnn)
                 | dict(us=microseconds(work), error=error, right=error < TOLERANCE[dtype])
             )
 
-        add(torch.ops.rnnfast.last_cuda_plan, "plan")
+        add("plan")
         for schedule, crew, of_crew in candidates(B):
             for arithmetic in ("mma", "fma") if tf32 else (None,):
-                with rnnfast.forced_plan(schedule, rows=of_crew, crew=crew, arithmetic=arithmetic):
+                wish = dict(schedule=schedule, rows=of_crew, crew=crew, arithmetic=arithmetic)
+                with rnnfast.forced_plan(**wish):
                     work()
                     if torch.ops.rnnfast.last_cuda_plan().startswith(schedule):
-                        add(torch.ops.rnnfast.last_cuda_plan, f"{schedule}{crew}r{of_crew}{arithmetic or ''}")
+                        add(f"{schedule}{crew}r{of_crew}{arithmetic or ''}", wish)
     return rows
 
 
@@ -124,7 +125,8 @@ def main():
     end = time.monotonic() + options.seconds
     out = Path(os.environ.get("OUT", "benchmarks/results")) / "tune.json"
     torch.autograd.set_multithreading_enabled(False)  # backward passes in this thread, where plans are forced
-    found = []
+    limits = rnnfast.CudaLimits.of(torch.device("cuda", torch.cuda.current_device()))
+    machine, found = {"device": torch.cuda.get_device_name(), "limits": limits._asdict()}, []
     sizes = itertools.product(options.batches.split(","), options.units.split(","))
     for (B, H), kind, dtype in itertools.product(sizes, options.kinds.split(","), options.dtypes.split(",")):
         if time.monotonic() > end:
@@ -132,7 +134,7 @@ def main():
             break
         rows = measure(kind, dtype, int(B), int(H))
         found += rows
-        out.write_text(json.dumps({"device": torch.cuda.get_device_name(), "T": T, "rows": found}))
+        out.write_text(json.dumps({**machine, "T": T, "rows": found}))
         print(f"{kind:4} {dtype} B{B} H{H} {in_words(rows)}", flush=True)
 
 

@@ -58,6 +58,14 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("shared_memory", &CudaPlan::shared_memory)
       .def_readonly("weight_registers", &CudaPlan::weight_registers)
       .def_readonly("microseconds", &CudaPlan::microseconds)
+      .def_property_readonly("work",
+                             [](const CudaPlan& p) {
+                               py::dict work;
+                               for (int i = 0; i < kKindsOfWork; ++i)
+                                 if (const double count = p.work[static_cast<Work>(i)]; count > 0)
+                                   work[work_costs()[static_cast<size_t>(i)].name] = count;
+                               return work;
+                             })
       .def_readonly("why", &CudaPlan::why)
       .def("__str__", [](const CudaPlan& p) { return describe(p); })
       .def("__repr__", [](const CudaPlan& p) { return "CudaPlan(" + describe(p) + ")"; });
@@ -67,7 +75,8 @@ PYBIND11_MODULE(_C, m) {
       [](const std::string& cell, int64_t T, int64_t B, int64_t H, int64_t G, const std::string& dtype,
          int capability, int multiprocessors, int64_t shared_memory,
          const std::array<int, DeviceLimits::kClusterSizes>& clusters, const std::string& pass, bool tf32,
-         int64_t P, int64_t beside) {
+         int64_t P, int64_t beside, const std::optional<std::string>& schedule, std::optional<int> rows,
+         std::optional<int> crew, const std::optional<std::string>& arithmetic) {
         CudaProblem problem;
         problem.cell = cell_from_name(cell);
         problem.pass = pass_from_name(pass);
@@ -76,12 +85,26 @@ PYBIND11_MODULE(_C, m) {
         problem.limits = {capability, multiprocessors, shared_memory};
         std::copy(clusters.begin(), clusters.end(), problem.limits.clusters);
         problem.tf32 = tf32, problem.beside = beside;
+        if (schedule) problem.wish = cuda_schedule_from_name(*schedule);
+        problem.wish_rows = rows, problem.wish_crew = crew;
+        if (arithmetic) problem.wish_arithmetic = arithmetic_from_name(*arithmetic);
         return plan_cuda(problem);
       },
       py::arg("cell"), py::arg("T"), py::arg("B"), py::arg("H"), py::arg("G") = 1,
       py::arg("dtype") = "float32", py::kw_only(), py::arg("capability"), py::arg("multiprocessors"),
       py::arg("shared_memory"), py::arg("clusters"), py::arg("pass_") = "forward", py::arg("tf32") = false,
-      py::arg("P") = 0, py::arg("beside") = 0, "The plan for a recurrence on a GPU with the given limits.");
+      py::arg("P") = 0, py::arg("beside") = 0, py::arg("schedule") = py::none(), py::arg("rows") = py::none(),
+      py::arg("crew") = py::none(), py::arg("arithmetic") = py::none(),
+      "The plan for a recurrence on a GPU with the given limits, or one that is as wished as can be.");
+
+  m.def(
+      "cuda_work_cycles",
+      [] {
+        py::dict cycles;
+        for (const WorkCost& cost : work_costs()) cycles[cost.name] = cost.cycles;
+        return cycles;
+      },
+      "Cycles of each kind of work that times of plans are estimated from.");
 
   m.def(
       "build_info",

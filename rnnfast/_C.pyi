@@ -53,6 +53,8 @@ class CudaPlan:
     @property
     def microseconds(self) -> float: ...
     @property
+    def work(self) -> dict[str, float]: ...
+    @property
     def why(self) -> str: ...
 
 def plan_cuda(
@@ -71,5 +73,10 @@ def plan_cuda(
     tf32: bool = False,
     P: int = 0,
     beside: int = 0,
+    schedule: str | None = None,
+    rows: int | None = None,
+    crew: int | None = None,
+    arithmetic: str | None = None,
 ) -> CudaPlan: ...
+def cuda_work_cycles() -> dict[str, float]: ...
 def build_info() -> dict[str, str | bool]: ...

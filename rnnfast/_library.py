@@ -212,7 +212,7 @@ def plan(
           or warps (mma) have at a time.
         * ``blocks``, and for each its ``threads``, its ``shared_memory`` and the bytes of weights that it keeps in
           registers, ``weight_registers``.
-        * ``microseconds``: of a step, as estimated. ``why``.
+        * ``microseconds``: of a step, as estimated; ``work``: from how much of what. ``why``.
 
     Example:
         >>> rnnfast.plan("elman_tanh", T=100, B=64, H=512, threads=2).workers

@@ -1,5 +1,6 @@
 """The benchmark suite runs, and its report says what was measured."""
 
+import itertools
 import json
 import os
 import re
@@ -221,3 +222,37 @@ def test_applications_with_both_layers(tmp_path):
     assert row["ratio"] == pytest.approx(row["seconds, torch"] / row["seconds, rnnfast"])
     assert 0 < row["recurrent share, rnnfast"] < row["recurrent share, torch"] + 0.2 < 1
     assert "recurrent share, torch" in result.stdout.splitlines()[0]
+
+
+def test_cycles_of_gpus_are_fitted_to_what_was_measured(tmp_path):
+    """Times made of other cycles than the planner's give these back."""
+    pytest.importorskip("scipy")
+    _C = pytest.importorskip("rnnfast._C")
+    now = _C.cuda_work_cycles()
+    changed = {"gate": 0.6, "mma, issued": 1.5, "exchange in a grid": 2}
+    true = now | {name: now[name] * factor for name, factor in changed.items()}
+    limits = dict(capability=(9, 0), multiprocessors=132, shared_memory=232448, clusters=None)
+    rows = []
+    for kind, dtype, B, H in itertools.product(("LSTM", "GRU"), ("bf16", "fp32"), (1, 16), (64, 128, 256, 512)):
+        cell, of = {"LSTM": ("lstm", 4), "GRU": ("gru", 3)}[kind], {"bf16": "bfloat16", "fp32": "float32"}[dtype]
+        for schedule, crew, tile in itertools.product(("cta", "cluster", "grid"), (1, 2, 8, 16, 32), (1, 2, 8)):
+            wish = dict(schedule=schedule, rows=tile, crew=crew, arithmetic=None)
+            known = dict(capability=90, multiprocessors=132, shared_memory=232448, clusters=(66, 33, 16, 7))
+            plan = _C.plan_cuda(cell[0], 256, B, H, 1, of, **known, **wish)
+            if plan.schedule == schedule:
+                cycles = sum(count * true[name] for name, count in plan.work.items())
+                products = B * cell[1] * H**2 / (150e6 if dtype == "bf16" else 20e6)
+                case = dict(kind=kind, dtype=dtype, B=B, H=H, what="forward", wanted=str(plan), wish=wish)
+                rows.append(case | dict(us=cycles / 1700 + products, right=True))
+    record = tmp_path / "tune.json"
+    record.write_text(json.dumps({"device": "none", "limits": limits, "T": 256, "rows": rows}))
+    result = run(BENCHMARKS / "fit_cuda.py", record)
+    assert result.returncode == 0, result.stderr
+    fitted = dict(re.findall(r"^  (.+?) +now .* fitted +(\S+)", result.stdout, re.MULTILINE))
+    for name in changed:
+        assert float(fitted[name]) == pytest.approx(true[name], rel=0.1)
+    before, after = re.findall(r"^(?:now|fitted): ([0-9.]+)% off", result.stdout, re.MULTILINE)
+    assert float(after) < 0.1 * float(before)
+    record.write_text(json.dumps({"device": "none", "limits": limits, "T": 256, "rows": []}))
+    result = run(BENCHMARKS / "fit_cuda.py", record)
+    assert result.stderr == "record: expected rows of plans of one launch with right results, found none\n"

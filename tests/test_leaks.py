@@ -10,7 +10,7 @@ from kinds import KINDS
 
 import rnnfast
 
-WARM_UP, CALLS = 100, 400
+WARM_UP, CALLS, TIMES = 60, 80, 3
 T, B, SIZE = 5, 3, 8
 
 
@@ -73,10 +73,14 @@ def test_calls_keep_nothing(what):
     call = dict(calls())[what]
     for _ in range(WARM_UP):
         call()
-    gc.collect()
-    before = in_use()
-    for _ in range(CALLS):
-        call()
-    gc.collect()
-    # The smallest piece that malloc gives out has 32 bytes with what it keeps about it.
-    assert (in_use() - before) / CALLS < 16
+    kept = []
+    for _ in range(TIMES):
+        gc.collect()
+        before = in_use()
+        for _ in range(CALLS):
+            call()
+        gc.collect()
+        kept.append((in_use() - before) / CALLS)
+    # What is kept by each call is there each time; what is kept once and for all is not. The smallest piece that
+    # malloc gives out has 32 bytes with what it keeps about it.
+    assert min(kept) < 16, kept

@@ -8,29 +8,44 @@
 #include "crew_shape.h"
 
 namespace rnnfast {
+// Fitted to steps of all plans for 44 layers on an H200, to 9 % of them (root mean square), and scaled by
+// what the chains of instructions of a step became since, as the compiler's schedule has them: gates 0.5 of
+// before, an mma's products 0.7. benchmarks/fit_cuda.py fits them again.
+const std::array<WorkCost, kKindsOfWork>& work_costs() {
+  static constexpr std::array<WorkCost, kKindsOfWork> kCosts{{
+      // Barriers of the block, with products by fma, by fma in lanes, or by mma.
+      {"step by fma", 440},
+      {"step by fma in lanes", 280},
+      {"step by mma", 620},
+      {"gate", 115},                         // its arithmetic and memory
+      {"row", 14},                           // its indices
+      {"slice", 12},                         // a partial result, until it is added
+      {"shuffle", 30},                       // an exchange between lanes
+      {"mma, waited for", 27},               // by the next of its chain
+      {"mma, issued", 9},                    // by a scheduler
+      {"fma of 32 bits", 1 / 85.0},          // on one multiprocessor
+      {"fma of 64 bits", 1 / 42.0},          // likewise
+      {"byte in shared memory", 1 / 190.0},  // as far as products wait for it
+      // Through the shared memory of others; more for each member and for each of the operand's parts.
+      {"exchange in a cluster", 160},
+      {"member of a cluster", 7.7},
+      {"part of an operand in a cluster", 64},
+      {"scattered sums", 100},
+      // Through global memory: a write that others see, and a read; more for each member, and what it reads.
+      {"exchange in a grid", 850},
+      {"member of a grid", 3},
+      {"byte of a grid", 1 / 64.0},
+  }};
+  return kCosts;
+}
+
 namespace {
 
-// What times are estimated from. Those of crews were fitted to steps of all plans for 44 layers on an H200,
-// to 9 % of them (root mean square), and scaled by what the chains of instructions of a step became since, as
-// the compiler's schedule has them: gates 0.5 of before, an mma's products 0.7. They want fitting again.
 namespace gpu {
 constexpr double kHz = 1.7e9;
-constexpr int kSchedulers = 4;                     // of a multiprocessor
-constexpr double kFmas32 = 85, kFmas64 = 42;       // a cycle, on one multiprocessor
-constexpr double kMmaLatency = 27, kMmaIssue = 9;  // cycles: of an mma; of a scheduler for one
-constexpr double kSharedBytes = 190;               // a cycle, as far as products wait for shared memory
-// Cycles of a step: barriers of the block, with products by fma, by fma in lanes, or by mma; a gate's
-// arithmetic and memory; a row's indices; a partial result, until it is added; an exchange between lanes.
-constexpr double kStepFma = 440, kStepLanes = 280, kStepMma = 620, kGate = 115, kRow = 14, kSlice = 12;
-constexpr double kShuffle = 30;
-// Through the shared memory of others, more for each member and for each of the operand's parts.
-constexpr double kClusterExchange = 160, kClusterMember = 7.7, kClusterPart = 64;
-constexpr double kScatter = 100;
-// Through global memory: a write that others see, and a read; for each member; bytes a cycle that a
-// multiprocessor reads.
-constexpr double kGridExchange = 850, kGridMember = 3, kGridBytes = 64;
-constexpr double kStart = 8;   // us: reading the weights
-constexpr double kLaunch = 7;  // us: of a kernel after another, by torch
+constexpr int kSchedulers = 4;  // of a multiprocessor
+constexpr double kStart = 8;    // us: reading the weights
+constexpr double kLaunch = 7;   // us: of a kernel after another, by torch
 constexpr double kL2Rate = 3e6, kFlops32 = 40e6, kFlops16 = 300e6, kFlops64 = 20e6;  // bytes and flops a us
 constexpr int kLeastCapability = 80, kLeastForClusters = 90;
 }  // namespace gpu
@@ -74,10 +89,13 @@ std::string obstacle(const CudaProblem& p, CudaSchedule schedule) {
   return "";
 }
 
-// Cycles of a step of a member of a crew, but for its waiting for the others.
-double crew_cycles(const CrewShape& shape, double instructions, double shared_bytes) {
-  return gpu::kGate * std::max(shape.columns, shape.parts) + gpu::kRow * shape.rows + instructions +
-         shared_bytes / gpu::kSharedBytes;
+// Of a step of a member of a crew, but for its waiting for the others.
+WorkCount crew_work(const CrewShape& shape, double shared_bytes) {
+  WorkCount work;
+  work[Work::gate] = std::max(shape.columns, shape.parts);
+  work[Work::row] = shape.rows;
+  work[Work::shared_byte] = shared_bytes;
+  return work;
 }
 
 // Of partial results in shared memory, which are written and read.
@@ -85,26 +103,36 @@ double slices_bytes(const CrewShape& shape, int result_bytes) {
   return 2.0 * shape.slices * shape.rows * shape.results * result_bytes;
 }
 
-double cycles(const CudaProblem&, const CrewMmaShape& shape) {
+WorkCount member_work(const CudaProblem&, const CrewMmaShape& shape) {
   const double warps = shape.groups * shape.slices, fragments = shape.tiles * shape.own_chunks;
   const double turns = static_cast<double>(ceil_div(shape.groups * shape.slices, gpu::kSchedulers));
-  const int chains = shape.tiles >= 3 ? shape.tiles : 4;
-  const double issue = std::max(fragments * turns * gpu::kMmaIssue, fragments / chains * gpu::kMmaLatency);
   const double weights = warps * fragments * CrewMmaShape::kFragmentBytes - static_cast<double>(shape.held);
   const double operands =
       static_cast<double>(shape.groups * shape.chunks * shape.rows * CrewMmaShape::kChunkBytes);
-  return gpu::kStepMma + gpu::kSlice * shape.slices +
-         crew_cycles(shape, issue, weights + operands + slices_bytes(shape, 4));
+  WorkCount work = crew_work(shape, weights + operands + slices_bytes(shape, 4));
+  work[Work::step_mma] = 1;
+  work[Work::slice] = shape.slices;
+  // Whichever takes longer.
+  const int chains = shape.tiles >= 3 ? shape.tiles : 4;
+  WorkCount issued, waited_for;
+  issued[Work::mma_issue] = fragments * turns, waited_for[Work::mma_latency] = fragments / chains;
+  const bool waits = waited_for.cycles() > issued.cycles();
+  const Work longer = waits ? Work::mma_latency : Work::mma_issue;
+  work[longer] = waits ? waited_for[longer] : issued[longer];
+  return work;
 }
 
-double cycles(const CudaProblem& p, const CrewFmaShape& shape) {
-  const double rate = p.dtype == Dtype::f64 ? gpu::kFmas64 : gpu::kFmas32;
+WorkCount member_work(const CudaProblem& p, const CrewFmaShape& shape) {
+  const Work fma = p.dtype == Dtype::f64 ? Work::fma64 : Work::fma32;
   if (shape.lanes > 0) {
     const double turns = static_cast<double>(ceil_div(shape.units * shape.lanes, 32 * gpu::kSchedulers));
     const double fmas = static_cast<double>(shape.own_chunks) * shape.columns * shape.chunk * shape.rows;
-    const double operands = static_cast<double>(shape.own_chunks) * shape.rows * CrewShape::kWarps * 128;
-    return gpu::kStepLanes + gpu::kShuffle * std::log2(shape.lanes) +
-           crew_cycles(shape, fmas * turns * 32 * gpu::kSchedulers / rate, operands);
+    WorkCount work =
+        crew_work(shape, static_cast<double>(shape.own_chunks) * shape.rows * CrewShape::kWarps * 128);
+    work[Work::step_lanes] = 1;
+    work[Work::shuffle] = std::log2(shape.lanes);
+    work[fma] = fmas * turns * 32 * gpu::kSchedulers;
+    return work;
   }
   const double vectors = static_cast<double>(shape.slices) * shape.own_chunks;
   const double sums = static_cast<double>(shape.sets) * CrewFmaShape::kSums * vectors;
@@ -115,9 +143,11 @@ double cycles(const CudaProblem& p, const CrewFmaShape& shape) {
   const double threads = static_cast<double>(shape.sets * shape.slices);
   const double turns = static_cast<double>(ceil_div(shape.sets * shape.slices, 32 * gpu::kSchedulers));
   const double idle = turns * 32 * gpu::kSchedulers / threads;
-  return gpu::kStepFma + gpu::kSlice * shape.slices +
-         crew_cycles(shape, sums * shape.chunk * shape.rows / rate * idle,
-                     weights + operands + slices_bytes(shape, compute_bytes(p.dtype)));
+  WorkCount work = crew_work(shape, weights + operands + slices_bytes(shape, compute_bytes(p.dtype)));
+  work[Work::step_fma] = 1;
+  work[Work::slice] = shape.slices;
+  work[fma] = sums * shape.chunk * shape.rows * idle;
+  return work;
 }
 
 // How often multiprocessors change crews; 0: no crew has room. A block's weights take most of a
@@ -131,17 +161,24 @@ int64_t turns(const CudaProblem& p, CudaSchedule schedule, int crew, int64_t cre
   return ceil_div(crews, int64_t{p.limits.clusters[size]});
 }
 
-// Cycles from what the members of a crew put to where all have it.
-double exchange_cycles(CudaSchedule schedule, const CrewShape& shape) {
-  if (schedule == CudaSchedule::cta) return 0;
-  if (schedule == CudaSchedule::cluster)
-    return gpu::kClusterExchange + gpu::kClusterMember * shape.crew + gpu::kClusterPart * shape.parts;
+// From what the members of a crew put to where all have it.
+void add_exchange(WorkCount& work, CudaSchedule schedule, const CrewShape& shape) {
+  if (in_clusters(schedule)) {
+    work[Work::cluster_exchange] = 1;
+    work[Work::cluster_member] = shape.crew;
+    work[Work::cluster_part] = shape.parts;
+  }
   // Of each member a partial result is written, and read by its unit's thread; another barrier of the block.
-  if (schedule == CudaSchedule::scatter)
-    return gpu::kClusterExchange + gpu::kClusterMember * shape.crew + gpu::kClusterPart +
-           gpu::kSlice * shape.crew + gpu::kScatter;
-  return gpu::kGridExchange + gpu::kGridMember * shape.crew +
-         static_cast<double>(shape.exchange_bytes()) / 2 / gpu::kGridBytes;
+  if (schedule == CudaSchedule::scatter) {
+    work[Work::cluster_part] = 1;
+    work[Work::slice] += shape.crew;
+    work[Work::scatter] = 1;
+  }
+  if (schedule == CudaSchedule::grid) {
+    work[Work::grid_exchange] = 1;
+    work[Work::grid_member] = shape.crew;
+    work[Work::grid_byte] = static_cast<double>(shape.exchange_bytes()) / 2;
+  }
 }
 
 // Names of what does not fit.
@@ -178,8 +215,10 @@ void consider(Candidate& c, const CudaProblem& p, const PhaseSize& phase, int cr
   const int64_t crews = ceil_div(p.B, int64_t{rows}) * p.G, taken = turns(p, schedule, crew, crews);
   if (c.plan.crew == 0) c.obstacle = room(schedule).blocks;
   if (taken == 0) return;
-  const double cycles_of_step = cycles(p, shape) + exchange_cycles(schedule, shape);
-  const double microseconds = static_cast<double>(taken) * cycles_of_step / gpu::kHz * 1e6;
+  WorkCount work = member_work(p, shape);
+  add_exchange(work, schedule, shape);
+  work *= static_cast<double>(taken);
+  const double microseconds = work.cycles() / gpu::kHz * 1e6;
   if (c.plan.crew > 0 && microseconds >= c.plan.microseconds) return;
   c.obstacle.clear();
   c.plan.arithmetic = kMma ? Arithmetic::mma : Arithmetic::fma;
@@ -190,6 +229,7 @@ void consider(Candidate& c, const CudaProblem& p, const PhaseSize& phase, int cr
   c.plan.weight_registers = static_cast<int64_t>(shape.held);
   c.plan.exchange_bytes = schedule == CudaSchedule::grid ? crews * shape.exchange_bytes() : 0;
   c.plan.microseconds = microseconds;
+  c.plan.work = work;
 }
 
 // Sizes of crews worth a try.

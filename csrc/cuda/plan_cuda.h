@@ -2,6 +2,7 @@
 // anywhere.
 #pragma once
 
+#include <array>
 #include <optional>
 #include <string>
 
@@ -46,6 +47,55 @@ struct CudaProblem : Problem {
   std::optional<Arithmetic> wish_arithmetic;
 };
 
+// What a step is made of: kinds of work, each of which takes so many cycles. An estimate is their sum.
+enum class Work {
+  step_fma,
+  step_lanes,
+  step_mma,
+  gate,
+  row,
+  slice,
+  shuffle,
+  mma_latency,
+  mma_issue,
+  fma32,
+  fma64,
+  shared_byte,
+  cluster_exchange,
+  cluster_member,
+  cluster_part,
+  scatter,
+  grid_exchange,
+  grid_member,
+  grid_byte
+};
+constexpr int kKindsOfWork = static_cast<int>(Work::grid_byte) + 1;
+struct WorkCost {
+  const char* name;
+  double cycles;
+};
+// By Work.
+const std::array<WorkCost, kKindsOfWork>& work_costs();
+
+// How much there is of each.
+class WorkCount {
+ public:
+  double& operator[](Work w) { return counts_[static_cast<size_t>(w)]; }
+  double operator[](Work w) const { return counts_[static_cast<size_t>(w)]; }
+  WorkCount& operator*=(double times) {
+    for (double& count : counts_) count *= times;
+    return *this;
+  }
+  double cycles() const {
+    double sum = 0;
+    for (size_t i = 0; i < counts_.size(); ++i) sum += counts_[i] * work_costs()[i].cycles;
+    return sum;
+  }
+
+ private:
+  std::array<double, kKindsOfWork> counts_{};
+};
+
 struct CudaPlan {
   CudaSchedule schedule = CudaSchedule::stepwise;
   Arithmetic arithmetic = Arithmetic::fma;
@@ -59,6 +109,7 @@ struct CudaPlan {
   int64_t weight_registers = 0;  // bytes of weights that a block keeps in registers
   int64_t exchange_bytes = 0;    // grid: of global memory, in which its crews hand on operands
   double microseconds = 0;       // a step, as estimated from measurements of an H200
+  WorkCount work;                // of a step, which that is estimated from
   std::string why;
 };
 
