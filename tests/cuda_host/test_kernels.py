@@ -169,6 +169,24 @@ def test_layers(on_host, kind, options):
     assert on_host.last_cuda_plan()
 
 
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_layers_side_by_side(on_host, kind, batch_first):
+    """In chunks, of which each has its share of the GPU; cut from arrays whose rows lie further apart."""
+    layer = make(kind, 5, 18, num_layers=3, batch_first=batch_first).double()
+    x, found = torch.randn(7, 6, 5).double(), []
+    for chunks in (1, 3):
+        own = x.clone().requires_grad_()
+        with rnnfast.forced_plan(chunks=chunks):
+            output, last = layer(own)
+        (output.sin().sum() + states(last)[0].cos().sum()).backward()
+        found.append([output, *states(last), own.grad, *(p.grad for p in layer.parameters())])
+        layer.zero_grad()
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    assert on_host.last_cuda_plan()
+
+
 @pytest.mark.parametrize("lengths", [(3, 7, 1, 4), (2, 1), (3, 2, 1), (4, 4), (1,)])
 @pytest.mark.parametrize("kind", LAYERS)
 def test_packed_layers(on_host, kind, lengths):
