@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "../recurrence.h"
+#include "large_pages.h"
 
 namespace rnnfast {
 
@@ -115,7 +116,11 @@ inline Tensor empty_contiguous(const Shape& shape, const Tensor& like, int32_t d
       aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(), dtype,
                                device_type_of(like), device_index_of(like), &handle) == AOTI_TORCH_SUCCESS;
   require(done, "cannot allocate a tensor of shape ", shape, "; is there not enough memory?");
-  return Tensor(handle);
+  Tensor t(handle);
+  const int64_t count = shape.empty() ? 1 : shape[0] * strides[0];
+  if (count >= kFewestOfLarge && t.is_cpu())
+    prefer_large_pages(t.data_ptr(), static_cast<size_t>(count) * t.element_size());
+  return t;
 }
 
 inline Tensor empty_contiguous(const Shape& shape, const Tensor& like) {

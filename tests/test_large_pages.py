@@ -1,0 +1,34 @@
+"""Large arrays are asked for in large pages, where the system has them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def flags_at(address):
+    """The kernel's flags of the memory there, as /proc/self/smaps has them."""
+    within = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first = line.split()[0]
+        if "-" in first and not first.endswith(":"):
+            begin, end = (int(place, 16) for place in first.split("-"))
+            within = begin <= address < end
+        elif within and first == "VmFlags:":
+            return line.split()[1:]
+    raise AssertionError(f"no memory at {address:#x}")
+
+
+@pytest.mark.skipif(not THP.exists() or "[never]" in THP.read_text(), reason="the system has no large pages")
+def test_arrays_of_many_megabytes_are_in_large_pages():
+    for T, large in ((129, True), (40, False)):
+        B, H = 64, 256
+        gates, w_hh = torch.randn(T, B, 1, 4 * H), torch.randn(1, 4 * H, H) / 16
+        activations = torch.ops.rnnfast.recurrence(
+            gates, None, w_hh, None, None, None, None, None, "lstm", saves=True
+        )[3]
+        assert (activations.nbytes > 32 << 20) == large
+        middle = activations.data_ptr() + activations.nbytes // 2
+        assert ("hg" in flags_at(middle)) == large
