@@ -113,10 +113,12 @@ RNNFAST_INLINE void multiply_run(const Rows<S>& w, Weights<AheadPhase<Phase>, S>
   weights.prepare(run.data, run.row, run.count);
   for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
     Compute<S>* results = w.chunk.results + (panel * w.chunk.rows + run.result) * kWidth;
-    even_parts(run.count, weights.rows_at_once(), [&](int64_t i, int64_t stop) {
-      weights.multiply(run.data + i * run.row, run.row, static_cast<int>(stop - i), panel,
-                       results + i * run.result_step * kWidth, run.result_step * kWidth);
-    });
+    for (int64_t terms = 0; terms < weights.runs(panel); ++terms) {
+      even_parts(run.count, weights.rows_at_once(), [&](int64_t i, int64_t stop) {
+        weights.multiply(run.data + i * run.row, run.row, static_cast<int>(stop - i), panel, terms,
+                         results + i * run.result_step * kWidth, run.result_step * kWidth);
+      });
+    }
   }
 }
 

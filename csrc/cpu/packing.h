@@ -121,9 +121,17 @@ class Weights {
     return in_place_ && !Phase::kTransposed ? P::kTile.rows / kDotRows * kDotRows : P::kTile.rows;
   }
 
-  // Rows of `a` times a panel: results by row, `result_row` apart, in the order of the panel's columns.
-  void multiply(const Compute<S>* a, int64_t a_row, int rows, int64_t panel, Compute<S>* results,
-                int64_t result_row = P::kWidth) const {
+  // In how many runs a panel's terms may be added up one after the other, so that each run's part of the
+  // panel stays in cache while rows pass by it.
+  int64_t runs(int64_t panel) const {
+    const bool at_once = matrix().scales || (stays(panel) && !Phase::kTransposed);
+    return at_once ? 1 : std::max<int64_t>(1, ceil_div(K_, kRun));
+  }
+
+  // Rows of `a` times a run of a panel: results by row, `result_row` apart, in the order of the panel's
+  // columns. Those of runs beyond the first are added to what is there.
+  void multiply(const Compute<S>* a, int64_t a_row, int rows, int64_t panel, int64_t run, Compute<S>* results,
+                int64_t result_row) const {
     constexpr int VL = kLanes<S>;
     const int64_t units = r_.units[Phase::kUnits];
     // Of the last panel only the blocks that hold units.
@@ -135,19 +143,19 @@ class Weights {
       }
     }
     const int vectors = static_cast<int>(blocks) * P::kColumns;
-    const auto by_runs = [&](Multiply<S> multiply_panel, const S* columns, int64_t column_row) {
-      for (int64_t k = 0; k < K_; k += kRun)
-        multiply_panel(a + k, a_row, 1, columns + k * column_row, column_row, std::min(kRun, K_ - k), results,
-                       result_row, k > 0);
+    const auto one_run = [&](Multiply<S> multiply_panel, const S* columns, int64_t column_row) {
+      const int64_t k = run * kRun;
+      multiply_panel(a + k, a_row, 1, columns + k * column_row, column_row, std::min(kRun, K_ - k), results,
+                     result_row, run > 0);
     };
     constexpr int kRows = P::kTile.rows, kVectors = P::kTile.vectors;
     if (!stays(panel))
-      return by_runs(multiply_sized<S, kRows, kVectors, paired<S>(kVectors)>(rows, vectors), packed(panel),
+      return one_run(multiply_sized<S, kRows, kVectors, paired<S>(kVectors)>(rows, vectors), packed(panel),
                      P::kWidth);
     const Matrix& m = r_.matrices[Phase::kMatrix];
     const S* data = static_cast<const S*>(m.data) + g_ * m.group;
     if constexpr (Phase::kTransposed) {
-      by_runs(multiply_sized<S, kRows, kVectors>(rows, vectors), data + panel * P::kUnits, m.row);
+      one_run(multiply_sized<S, kRows, kVectors>(rows, vectors), data + panel * P::kUnits, m.row);
     } else {
       int64_t unit = panel * P::kUnits;
       for (int block = 0; block < blocks; ++block, unit += VL) {
