@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 from scipy.optimize import nnls
+from shapes import CELLS
 
 import rnnfast
 from rnnfast import _C
+from rnnfast.reference import GATES
 
-CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN": "elman_tanh"}
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 DTYPES = {"bf16": ("bfloat16", False), "fp32": ("float32", False), "tf32": ("float32", True)}
 MEGAHERTZ = 1700
 PRODUCTS = "million multiply-adds of all steps, "  # and of which dtype; in us
@@ -33,22 +33,8 @@ def plan(row, T, limits, pass_):
     dtype, tf32 = DTYPES[row["dtype"]]
     wish = {} if row["wanted"] == "plan" else row["wish"]
     known = rnnfast.CudaLimits(**{**limits, "capability": tuple(limits["capability"])})
-    major, minor = known.capability
-    return _C.plan_cuda(
-        CELLS[row["kind"]],
-        T,
-        row["B"],
-        row["H"],
-        1,
-        dtype,
-        capability=10 * major + minor,
-        multiprocessors=known.multiprocessors,
-        shared_memory=known.shared_memory,
-        clusters=known.known_clusters(),
-        pass_=pass_,
-        tf32=tf32,
-        **wish,
-    )
+    options = dict(**known.as_arguments(), pass_=pass_, tf32=tf32, **wish)
+    return _C.plan_cuda(CELLS[row["kind"]], T, row["B"], row["H"], 1, dtype, **options)
 
 
 def work(row, T, limits):
@@ -61,7 +47,7 @@ def work(row, T, limits):
         for name, count in found.work.items():
             total[name] = total.get(name, 0.0) + count
     # W_ih x; backwards for x, W_ih and W_hh.
-    products = row["B"] * GATES[row["kind"]] * row["H"] ** 2 * (4 if row["what"] == "training" else 1)
+    products = row["B"] * GATES[CELLS[row["kind"]]] * row["H"] ** 2 * (4 if row["what"] == "training" else 1)
     return total | {PRODUCTS + row["dtype"]: products / 1e6}
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import rnnfast
 
 KINDS = ["RNN", "LSTM", "GRU"]
+CELLS = {"RNN": "elman_tanh", "LSTM": "lstm", "GRU": "gru"}  # as rnnfast.plan names them
 # (T steps, B rows of the batch, H units); the input is as wide as the layer.
 SHAPES = [
     (1, 1, 128),

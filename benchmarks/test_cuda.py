@@ -9,7 +9,7 @@ import itertools
 
 import pytest
 import torch
-from shapes import KINDS, Pair, forward, training
+from shapes import CELLS, KINDS, Pair, forward, training
 
 import rnnfast
 from rnnfast.modules import wavefront
@@ -20,7 +20,6 @@ DTYPES = {
     "bfloat16": (torch.bfloat16, False),
     "float16": (torch.float16, False),
 }
-CELLS = {"RNN": "elman_tanh", "LSTM": "lstm", "GRU": "gru"}
 CALLS = {"forward": forward, "training": training}
 # (T, B, H, I)
 FLASHRNN = [(1024, 16, H, H) for H in (16, 32, 64, 128, 256, 768)]

@@ -65,6 +65,16 @@ class CudaLimits(NamedTuple):
         a, b, c, d = (torch.ops.rnnfast.cuda_clusters(index, size) for size in (2, 4, 8, 16))
         return cls(capability, found.multi_processor_count, found.shared_memory_per_block_optin, (a, b, c, d))
 
+    def as_arguments(self) -> dict[str, Any]:
+        """As ``_C.plan_cuda`` takes them."""
+        major, minor = self.capability
+        return dict(
+            capability=10 * major + minor,
+            multiprocessors=self.multiprocessors,
+            shared_memory=self.shared_memory,
+            clusters=self.known_clusters(),
+        )
+
     def known_clusters(self) -> tuple[int, int, int, int]:
         """``clusters``, or what they are by default."""
         if self.clusters is not None:
@@ -232,7 +242,6 @@ def plan(
     name = str(dtype).removeprefix("torch.")
     if cuda:
         limits = limits or CudaLimits.of(device)
-        major, minor = limits.capability
         return _C.plan_cuda(
             cell,
             T,
@@ -240,10 +249,7 @@ def plan(
             H,
             G,
             name,
-            capability=10 * major + minor,
-            multiprocessors=limits.multiprocessors,
-            shared_memory=limits.shared_memory,
-            clusters=limits.known_clusters(),
+            **limits.as_arguments(),
             pass_=pass_,
             tf32=precision(device, dtype) == "tf32" if tf32 is None else tf32,
             P=P,

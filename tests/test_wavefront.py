@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+import torch.nn.utils.parametrize
 import torch.utils.checkpoint
 from kinds import KINDS, make, random_hx, states
 
@@ -216,6 +217,25 @@ def test_weights_that_are_no_parameters_and_some_that_are_frozen(runs):
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
     assert len(runs) == 1
+
+
+@pytest.mark.parametrize("wave", [None, Wave(2, 3)])
+def test_weights_are_read_once(monkeypatch, wave):
+    """Which may compute something: spectral_norm's go on by an iteration each time."""
+    read = []
+
+    class Noted(torch.nn.Module):
+        def forward(self, weight):
+            read.append(weight)
+            return weight
+
+    layer = rnnfast.GRU(3, 4, num_layers=2)
+    torch.nn.utils.parametrize.register_parametrization(layer, "weight_hh_l1", Noted())
+    read.clear()
+    monkeypatch.setattr(wavefront, "planned", lambda *_: wave)
+    with rnnfast.forced_plan(chunks=3):
+        layer(torch.randn(7, 2, 3))
+    assert len(read) == 1
 
 
 def test_clipped_and_checkpointed(runs):

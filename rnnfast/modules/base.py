@@ -269,9 +269,12 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
         if transposed:
             x, batch_first = x.transpose(0, 1), False
 
-        found = None
-        if batch is None and batch_sizes is None and collected is None:
-            found = self._run_side_by_side(x, h0, c0, batch_first, dtype, self.dropout if drops else 0.0)
+        found, weights = None, None
+        ordinary = batch is None and batch_sizes is None and collected is None and not self.bidirectional
+        if ordinary and self._is_plain and self._recorder is None and wavefront.may_be(x):
+            # Once, for both ways to run: reading them may compute something, as parametrizations do.
+            weights = [self._weights(layer, dtype) for layer in range(self.num_layers)]
+            found = self._run_side_by_side(x, h0, c0, batch_first, weights, self.dropout if drops else 0.0)
         if found is not None:
             x, last = found
         else:
@@ -279,7 +282,10 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
             for layer in range(self.num_layers):
                 own = slice(layer * directions, (layer + 1) * directions)
                 h, c = [None if s is None else s[own] for s in (h0, c0)]
-                x, *states = self._run_layer(layer, x, h, c, batch_first, batch_sizes, dtype, all_c, batch)
+                at_hand = None if weights is None else weights[layer]
+                x, *states = self._run_layer(
+                    layer, x, h, c, batch_first, batch_sizes, dtype, all_c, batch, at_hand
+                )
                 if collected is not None:
                     of_layer = (x, states.pop().flatten(-2)) if all_c else (x,)
                     collected.append(tuple(s.transpose(0, 1) for s in of_layer) if transposed else of_layer)
@@ -297,19 +303,17 @@ class RecurrentLayer(Options, torch.nn.RNNBase):
         h0: Tensor | None,
         c0: Tensor | None,
         batch_first: bool,
-        dtype: torch.dtype | None,
+        weights: list[tuple[Any, Any, Any, Any, Any]],
         dropout: float,
     ) -> tuple[Tensor, list[Any]] | None:
         """The output and each layer's last states, or None where layers run one after the other."""
-        if self.bidirectional or not self._is_plain or self._recorder is not None or not wavefront.may_be(x):
-            return None
 
         def layer(k: int) -> wavefront.Layer:
             def call(x: Tensor, h: Any, c: Any = None, **options: Any) -> Any:
                 return self._run_layer(k, x, h, c, batch_first, None, None, **options)
 
             states = [None if s is None else s[k : k + 1] for s in (h0, c0)]
-            return wavefront.Layer(self._weights(k, dtype), states, call)
+            return wavefront.Layer(weights[k], states, call)
 
         stack, axis = [layer(k) for k in range(self.num_layers)], int(batch_first)
         wave = wavefront.planned(x, axis, stack, self._cell, self.hidden_size, self.proj_size)
