@@ -27,13 +27,18 @@ def candidates(B):
     for rows in (1, 2, 4, 8):
         if rows > 1 and rows >= 2 * B:
             continue
-        yield "cta", 1, rows
+        yield dict(schedule="cta", crew=1, rows=rows)
         for crew in (2, 4, 8, 16):
-            yield "cluster", crew, rows
-            yield "scatter", crew, rows  # backwards; forwards it is a cluster
-        for crew in (8, 16, 32, 64, 128):
-            if crew * -(-B // rows) <= 132:
-                yield "grid", crew, rows
+            yield dict(schedule="cluster", crew=crew, rows=rows)
+            yield dict(schedule="scatter", crew=crew, rows=rows)  # backwards; forwards it is a cluster
+        for crew, cluster in itertools.product((8, 16, 32, 64, 128), (1, 2, 4, 8)):
+            if crew * -(-B // rows) <= 132 and cluster < crew:
+                yield dict(schedule="grid", crew=crew, rows=rows, cluster=cluster)
+
+
+def label(wish):
+    clusters = f"c{wish['cluster']}" if wish.get("cluster", 1) > 1 else ""
+    return f"{wish['schedule']}{wish['crew']}{clusters}r{wish['rows']}{wish['arithmetic'] or ''}"
 
 
 def microseconds(work):
@@ -89,13 +94,16 @@ def measure(kind, dtype, B, H):
             )
 
         add("plan")
-        for schedule, crew, of_crew in candidates(B):
+        for wish in candidates(B):
+            # A forward pass has no clusters in its grid, and nothing to scatter.
+            if what == "forward" and (wish["schedule"] == "scatter" or wish.get("cluster", 1) > 1):
+                continue
             for arithmetic in ("mma", "fma") if tf32 else (None,):
-                wish = dict(schedule=schedule, rows=of_crew, crew=crew, arithmetic=arithmetic)
+                wish = {**wish, "arithmetic": arithmetic}
                 with rnnfast.forced_plan(**wish):
                     work()
-                    if torch.ops.rnnfast.last_cuda_plan().startswith(schedule):
-                        add(f"{schedule}{crew}r{of_crew}{arithmetic or ''}", wish)
+                    if torch.ops.rnnfast.last_cuda_plan().startswith(wish["schedule"]):
+                        add(label(wish), wish)
     return rows
 
 

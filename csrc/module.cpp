@@ -53,6 +53,7 @@ PYBIND11_MODULE(_C, m) {
       .def_property_readonly("arithmetic", [](const CudaPlan& p) { return name(p.arithmetic); })
       .def_property_readonly("tile", [](const CudaPlan& p) { return py::make_tuple(p.rows, p.units); })
       .def_readonly("crew", &CudaPlan::crew)
+      .def_readonly("cluster", &CudaPlan::cluster)
       .def_readonly("blocks", &CudaPlan::blocks)
       .def_readonly("threads", &CudaPlan::threads)
       .def_readonly("shared_memory", &CudaPlan::shared_memory)
@@ -76,7 +77,7 @@ PYBIND11_MODULE(_C, m) {
          int capability, int multiprocessors, int64_t shared_memory,
          const std::array<int, DeviceLimits::kClusterSizes>& clusters, const std::string& pass, bool tf32,
          int64_t P, int64_t beside, const std::optional<std::string>& schedule, std::optional<int> rows,
-         std::optional<int> crew, const std::optional<std::string>& arithmetic) {
+         std::optional<int> crew, const std::optional<std::string>& arithmetic, std::optional<int> cluster) {
         CudaProblem problem;
         problem.cell = cell_from_name(cell);
         problem.pass = pass_from_name(pass);
@@ -86,7 +87,7 @@ PYBIND11_MODULE(_C, m) {
         std::copy(clusters.begin(), clusters.end(), problem.limits.clusters);
         problem.tf32 = tf32, problem.beside = beside;
         if (schedule) problem.wish = cuda_schedule_from_name(*schedule);
-        problem.wish_rows = rows, problem.wish_crew = crew;
+        problem.wish_rows = rows, problem.wish_crew = crew, problem.wish_cluster = cluster;
         if (arithmetic) problem.wish_arithmetic = arithmetic_from_name(*arithmetic);
         return plan_cuda(problem);
       },
@@ -94,7 +95,7 @@ PYBIND11_MODULE(_C, m) {
       py::arg("dtype") = "float32", py::kw_only(), py::arg("capability"), py::arg("multiprocessors"),
       py::arg("shared_memory"), py::arg("clusters"), py::arg("pass_") = "forward", py::arg("tf32") = false,
       py::arg("P") = 0, py::arg("beside") = 0, py::arg("schedule") = py::none(), py::arg("rows") = py::none(),
-      py::arg("crew") = py::none(), py::arg("arithmetic") = py::none(),
+      py::arg("crew") = py::none(), py::arg("arithmetic") = py::none(), py::arg("cluster") = py::none(),
       "The plan for a recurrence on a GPU with the given limits, or one that is as wished as can be.");
 
   m.def(

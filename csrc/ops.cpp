@@ -78,9 +78,12 @@ RNNFAST_LIBRARY(m) {
   // What the calling thread's further operators are run by, in place of the planner's choice; None: its
   // choice.
   m.def("wish_plan(str? schedule=None, str? weights=None, int? workers=None) -> ()");
-  // The same on CUDA; rows: of the batch, for a block of threads or a crew; crew: blocks that share rows.
+  // The same on CUDA; rows: of the batch, for a block of threads or a crew; crew: blocks that share rows;
+  // cluster: blocks of each of a grid's clusters.
   m.def("last_cuda_plan() -> str");
-  m.def("wish_cuda_plan(str? schedule=None, int? rows=None, int? crew=None, str? arithmetic=None) -> ()");
+  m.def(
+      "wish_cuda_plan(str? schedule=None, int? rows=None, int? crew=None, str? arithmetic=None, "
+      "int? cluster=None) -> ()");
   // Clusters of so many blocks that run at the same time on a GPU, where each has a multiprocessor.
   m.def("cuda_clusters(int device, int size) -> int");
 }

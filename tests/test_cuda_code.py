@@ -24,6 +24,8 @@ MMA = {
     "float": "HMMA.1688.F32.TF32",
 }
 
+IN_CLUSTERS = "cluster_kernel|scatter_kernel|clustered_grid_kernel"
+
 
 def cuobjdump(*options):
     """Its output on our library; skips where it is not installed (pip install nvidia-cuda-cuobjdump)."""
@@ -73,7 +75,7 @@ def demangled(names):
 
 def is_empty(name, arch):
     """Whether a kernel of one launch has no code, for want of the instructions."""
-    return arch == "sm_75" or (arch == "sm_80" and re.search("cluster_kernel|scatter_kernel", name) is not None)
+    return arch == "sm_75" or (arch == "sm_80" and re.search(IN_CLUSTERS, name) is not None)
 
 
 @pytest.fixture(scope="module", params=ARCHS or ["none"])
@@ -103,16 +105,14 @@ def test_products_of_16_bits_and_of_tf32_are_tensor_core_instructions(arch):
         else:
             assert found == {MMA[product.group(1)]}, name
             seen += 1
-    # Four cells in two passes, and what scatters: BPTT of two cells.
-    passes = {"sm_75": 0, "sm_80": 2 * 8}.get(arch, 3 * 8 + 2)
+    # Four cells in two passes, and what scatters, in a crew or in a grid's clusters: BPTT of two cells.
+    passes = {"sm_75": 0, "sm_80": 2 * 8}.get(arch, 3 * 8 + 2 * 2)
     assert seen == passes * len(MMA)
 
 
 def test_clusters_write_to_each_other(arch):
     """Each step's stores and its barriers are the instructions that they should be."""
-    clusters = [
-        body for name, body in instructions(arch).items() if re.search("cluster_kernel|scatter_kernel", name)
-    ]
-    assert len(clusters) == 40 + 10
+    clusters = [body for name, body in instructions(arch).items() if re.search(IN_CLUSTERS, name)]
+    assert len(clusters) == 40 + 10 + 10
     for body in clusters:
         assert ("SYNCS.PHASECHK" in body) == ("UCGABAR_ARV" in body) == (arch not in ("sm_75", "sm_80"))

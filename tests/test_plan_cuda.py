@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import rnnfast
+from rnnfast import _C
 
 A100 = rnnfast.CudaLimits((8, 0), 108, 166912)
 H100 = rnnfast.CudaLimits((9, 0), 132, 232448, clusters=(66, 33, 16, 7))
@@ -69,7 +70,13 @@ def test_weights_stay_on_the_chip(cell, gates, dtype, pass_, limits):
                 assert limits.capability >= (9, 0)
                 assert p.crew in (2, 4, 8, 16)
                 assert p.crew < 16 or limits is not MIG_SLICE
-            assert p.schedule != "grid" or p.blocks <= limits.multiprocessors
+            if p.schedule == "grid":
+                room = dict(zip((2, 4, 8, 16), limits.known_clusters(), strict=True))
+                assert p.crew % p.cluster == 0
+                assert p.blocks <= p.cluster * room.get(p.cluster, limits.multiprocessors)
+                assert p.cluster == 1 or (pass_ == "bptt" and gates > 1 and p.crew > p.cluster)
+            else:
+                assert p.cluster == p.crew
             assert (p.schedule == "cta") == (p.crew == 1)
 
 
@@ -99,6 +106,29 @@ def test_what_decides():
     # A batch that takes more blocks than there are at a time keeps a grid from running.
     assert plan("lstm", 1024, B=16, dtype=torch.bfloat16).schedule == "grid"
     assert plan("lstm", 1024, B=300, dtype=torch.bfloat16).schedule == "stepwise"
+
+
+def bptt(H, limits=H100, **options):
+    wishes = dict(schedule="grid", pass_="bptt", tf32=True) | options
+    return _C.plan_cuda("lstm", 1024, 16, H, 1, "float32", **limits.as_arguments(), **wishes)
+
+
+def test_clusters_of_a_grid():
+    """Each member then reads a fraction of the gradients of gates, and needs room for no more."""
+    plain, some, more = (bptt(768, crew=48, rows=8, arithmetic="mma", cluster=n) for n in (1, 2, 4))
+    assert (plain.cluster, some.cluster, more.cluster) == (1, 2, 4)
+    assert plain.shared_memory > some.shared_memory > more.shared_memory
+    for name in ("byte of a grid", "member of a grid"):
+        assert plain.work[name] == 2 * some.work[name] == 4 * more.work[name]
+    assert "exchange in a cluster" not in plain.work
+    assert bptt(1024, cluster=1).why == FITS["grid"].replace("fits", "does not fit")
+    assert bptt(1024).cluster > 1
+    assert bptt(768, A100).cluster in (0, 1)  # has no clusters
+    assert bptt(768, cluster=3).schedule == bptt(768, cluster=4, crew=50).schedule == "stepwise"
+    assert bptt(768, cluster=4, pass_="forward").cluster == 1
+    # Four clusters of four fit this GPU, and two crews of two.
+    assert bptt(256, MIG_SLICE, cluster=4, rows=8).crew == 8
+    assert bptt(256, MIG_SLICE, cluster=4, rows=4).schedule == "stepwise"
 
 
 def test_a_share_of_a_gpu():

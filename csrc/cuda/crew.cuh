@@ -256,14 +256,14 @@ __device__ __forceinline__ void run_crew(const CrewArguments<typename Product::S
 }
 
 template <class Pass, class S, class Product, class Shape = typename Product::Shape>
-cudaError_t launch_crew(void (*kernel)(CrewArguments<Shape>), const Run& run, const CudaPlan& plan,
-                        Together together) {
+cudaError_t launch_crew(void (*kernel)(CrewArguments<Shape>), const Run& run, const CudaPlan& plan) {
   using Phase = OnlyPhase<Pass>;
   constexpr Operand operand = Pass::kOperands[0];
   constexpr int ahead = Phase::kAhead.stream;
   const Recurrence& r = run.recurrence;
   const PhaseSize sizes{Phase::kColumns, r.units[Phase::kUnits], operand.parts * r.units[operand.units]};
-  const Shape shape(sizes, plan.schedule, sizeof(typename Product::Operand), plan.crew, plan.rows);
+  const Shape shape(sizes, {plan.schedule, plan.crew, plan.cluster, plan.rows},
+                    sizeof(typename Product::Operand));
   // What is given of what could be computed ahead is as good, if its dtype is.
   Stream computed = run.computed;
   if constexpr (ahead >= 0 && sizeof(S) == sizeof(Compute<S>))
@@ -273,7 +273,8 @@ cudaError_t launch_crew(void (*kernel)(CrewArguments<Shape>), const Run& run, co
   a.recurrence.counts = run.counts, a.recurrence.offsets = run.offsets;
   const dim3 blocks(static_cast<unsigned>(ceil_div(r.B, int64_t{shape.rows}) * shape.crew),
                     static_cast<unsigned>(r.G));
-  return launch(kernel, blocks, CrewShape::kThreads, shape.shared, run.stream, a, together);
+  return launch(kernel, blocks, CrewShape::kThreads, shape.shared, run.stream, a,
+                {plan.cluster, plan.schedule == CudaSchedule::grid});
 }
 
 }  // namespace rnnfast::cuda

@@ -73,9 +73,9 @@ class CrewWeights {
         data_(static_cast<const S*>(m.data) + group * m.group),
         row_(m.row),
         all_units_(units),
-        first_unit_(shape.scatters ? 0 : rank * shape.units),
-        units_of_column_(shape.scatters ? shape.results : shape.units),
-        first_member_(shape.scatters ? rank : 0),
+        first_unit_((rank - rank % shape.peers) * shape.units),
+        units_of_column_(shape.peers * shape.units),
+        first_member_(rank % shape.peers),
         even_(reinterpret_cast<uintptr_t>(data_) % 16 == 0 && (row_ | all_units_) % 4 == 0) {}
 
   __device__ __forceinline__ Row row(int result) const {
@@ -94,7 +94,7 @@ class CrewWeights {
   // Of values from `from` on of a chunk, up to four, which are of the same part and member: as many as divide
   // the units of a member.
   __device__ __forceinline__ Place place(int chunk, int from) const {
-    const int member = first_member_ + chunk / shape_.slice_chunks;
+    const int member = first_member_ + chunk / shape_.slice_chunks * shape_.peers;
     const int within = chunk % shape_.slice_chunks * shape_.chunk + from;
     static_assert(kMostParts == 4);
     const int part = (within >= shape_.units) + (within >= 2 * shape_.units) + (within >= 3 * shape_.units);

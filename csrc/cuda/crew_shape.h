@@ -7,8 +7,10 @@
 // contiguous, and chunks follow each other evenly. Results of the matrix are summed by parts: `slices` of the
 // operand's chunks are multiplied by different threads, which leave [slice][row][result] in shared memory.
 //
-// Where members scatter partial results (scatter.cuh) the operand that is multiplied is the member's own
-// slice alone, and the results are those of all units; what comes from others takes the operand's place.
+// Where members scatter partial results (scatter.cuh), those of a thread-block cluster, its peers, share the
+// units of all of them: each multiplies a part of the operand, for all of these units, and the others get its
+// sums. The part consists of the slices of those members, one in each cluster of the crew, that have the same
+// rank in theirs; in a crew of one cluster that is the member's own slice alone.
 #pragma once
 
 #include <algorithm>
@@ -20,6 +22,14 @@
 namespace rnnfast {
 
 constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+// Which blocks share rows of the batch, and how they hand on.
+struct Crew {
+  CudaSchedule schedule;
+  int size, cluster, rows;  // blocks of it, and of each of its thread-block clusters
+
+  constexpr int peers() const { return schedule == CudaSchedule::cluster ? 1 : cluster; }
+};
 
 struct CrewShape {
   static constexpr int kThreads = 256, kWarps = kThreads / 32;
@@ -34,38 +44,43 @@ struct CrewShape {
   // Of two operands of a grid's crew.
   int64_t exchange_bytes() const { return int64_t{2} * crew * marked_vectors * 16; }
 
-  int rows, crew, columns, parts, slices = 1;
-  bool scatters;
-  int units, results;       // of a member: units; matrix results of a row
-  int crew_bits = 0;        // 2 to the power of it: as many as there are members, but no more than warps
+  int rows, crew, cluster, columns, parts, slices = 1;
+  int peers;           // members, itself too, that have parts of each other's results; 1: has its own, whole
+  int units, results;  // of a member: units; matrix results of a row
+  int cluster_bits = 0;     // 2 to the power of it: as many as a cluster has blocks, but no more than warps
   int chunk, slice_chunks;  // values of a row; chunks of a member's slice
   int chunks, stride = 0;   // of the operand that is multiplied; from row to row of results
   int marked_vectors = 0;   // of a slice
-  size_t slice_bytes = 0, operand = 0, results_at = 0, weights_at = 0, shared = 0, held = 0;
+  size_t slice_bytes = 0, operand = 0, sums = 0, operands_at = 0, own_at = 0;
+  size_t results_at = 0, weights_at = 0, shared = 0, held = 0;
   bool possible = false;
 
  protected:
-  CrewShape(const PhaseSize& p, CudaSchedule schedule, int crew_size, int rows_of_crew, int chunk_bytes,
-            int value_bytes, int result_bytes)
-      : rows(rows_of_crew), crew(crew_size), columns(p.columns), scatters(schedule == CudaSchedule::scatter) {
+  CrewShape(const PhaseSize& p, const Crew& c, int chunk_bytes, int value_bytes, int result_bytes)
+      : rows(c.rows), crew(c.size), cluster(c.cluster), columns(p.columns), peers(c.peers()) {
     parts = static_cast<int>(p.inner / p.units);
     units = static_cast<int>(round_up(ceil_div(p.units, crew), kUnitsApart));
-    results = columns * units * (scatters ? crew : 1);
+    results = columns * units * peers;
     chunk = chunk_bytes / value_bytes;
     slice_chunks = static_cast<int>(ceil_div(parts * units, chunk));
-    chunks = (scatters ? 1 : crew) * slice_chunks;
+    chunks = crew / peers * slice_chunks;
     slice_bytes = static_cast<size_t>(slice_chunks) * rows * chunk_bytes;
-    const int from_member = scatters ? rows * columns * units * result_bytes : static_cast<int>(slice_bytes);
-    operand = static_cast<size_t>(crew) * from_member;
+    operand = crew / peers * slice_bytes;
+    if (peers > 1) sums = static_cast<size_t>(peers) * rows * columns * units * result_bytes;
     marked_vectors = static_cast<int>(ceil_div(static_cast<int64_t>(slice_bytes), int64_t{4} * kMarkedWords));
-    while (2 << crew_bits <= std::min(crew, kWarps)) ++crew_bits;
-    // Two operands, but that a grid's comes after all threads have read the one before; and a member's own
-    // slice, if there are several, of which a cluster has two (their Links say why).
-    const int slices_of_it = schedule == CudaSchedule::cta ? 0 : schedule == CudaSchedule::cluster ? 2 : 1;
-    results_at =
-        kOperandsAt + (schedule == CudaSchedule::grid ? 1 : 2) * operand + slices_of_it * slice_bytes;
-    possible = (!scatters || columns == 1) && p.inner == parts * p.units && rows * units <= kThreads &&
-               crew <= kMostCrew;
+    while (2 << cluster_bits <= std::min(cluster, kWarps)) ++cluster_bits;
+    // Sums of two steps; operands of two, but that a grid's comes after all threads have read the one before;
+    // and a member's own slice, of which a cluster has two (their Links say why), and where sums are
+    // scattered within a crew that alone.
+    int buffers = 2, own_slices = 0;
+    if (c.schedule == CudaSchedule::cluster) own_slices = 2;
+    if (c.schedule == CudaSchedule::scatter) buffers = 0, own_slices = 1;
+    if (c.schedule == CudaSchedule::grid) buffers = own_slices = 1;
+    operands_at = kOperandsAt + 2 * sums;
+    own_at = operands_at + buffers * operand;
+    results_at = own_at + own_slices * slice_bytes;
+    possible = crew % peers == 0 && (peers == 1 || columns == 1) && p.inner == parts * p.units &&
+               rows * units <= kThreads && crew <= kMostCrew;
   }
 
   void lay_out(size_t result_bytes, size_t weights, size_t weights_held) {
@@ -86,16 +101,16 @@ struct CrewMmaShape : CrewShape {
   // Numbers of tiles that there are kernels for.
   static constexpr bool are_tiles(int n) { return n <= 4 || n == 6 || n == 8; }
 
-  CrewMmaShape(const PhaseSize& p, CudaSchedule schedule, int value_bytes, int crew_size, int rows_of_crew)
-      : CrewShape(p, schedule, crew_size, rows_of_crew, kChunkBytes, value_bytes, sizeof(float)) {
+  CrewMmaShape(const PhaseSize& p, const Crew& c, int value_bytes)
+      : CrewShape(p, c, kChunkBytes, value_bytes, sizeof(float)) {
     const int all_tiles = static_cast<int>(ceil_div(results, 16));
-    if (all_tiles > most_tiles(schedule) * kWarps) {
+    if (all_tiles > most_tiles(c.schedule) * kWarps) {
       possible = false;
       return;
     }
     // As few instructions of a warp as can be, then as few reads of the operand and of partial results.
     int64_t least = -1;
-    for (int t = 1; t <= most_tiles(schedule); ++t) {
+    for (int t = 1; t <= most_tiles(c.schedule); ++t) {
       const int g = static_cast<int>(ceil_div(all_tiles, t));
       if (g > kWarps || !are_tiles(t)) continue;
       const int s = std::min(kWarps / g, chunks), own = static_cast<int>(ceil_div(chunks, s));
@@ -134,8 +149,8 @@ struct CrewFmaShape : CrewShape {
   // Chunks whose weights a thread keeps in registers, 16 for each. Doubles need more besides.
   static constexpr int held_for(int value_bytes) { return value_bytes == 8 ? 4 : 5; }
 
-  CrewFmaShape(const PhaseSize& p, CudaSchedule schedule, int value_bytes, int crew_size, int rows_of_crew)
-      : CrewShape(p, schedule, crew_size, rows_of_crew, kChunkBytes, value_bytes, value_bytes) {
+  CrewFmaShape(const PhaseSize& p, const Crew& c, int value_bytes)
+      : CrewShape(p, c, kChunkBytes, value_bytes, value_bytes) {
     sets = static_cast<int>(ceil_div(results, kSums));
     if (sets > kThreads || rows * value_bytes > kMostRows * 4) {
       possible = false;
@@ -143,7 +158,7 @@ struct CrewFmaShape : CrewShape {
     }
     const int held = held_for(value_bytes);
     // Sums of different numbers of rows have the same bits, so this does not depend on it.
-    if (has_lanes(schedule)) choose_lanes(held * kSums);
+    if (has_lanes(c.schedule)) choose_lanes(held * kSums);
     if (lanes > 0) {
       lay_out(0, 0, 0);
       this->held = static_cast<size_t>(units) * lanes * own_chunks * columns * kChunkBytes;

@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(CrewShape::kThreads, 1)
 
 template <class Pass, class S, class Product>
 cudaError_t launch_cta(const Run& run, const CudaPlan& plan) {
-  return launch_crew<Pass, S, Product>(cta_kernel<Pass, S, Product>, run, plan, {});
+  return launch_crew<Pass, S, Product>(cta_kernel<Pass, S, Product>, run, plan);
 }
 
 }  // namespace rnnfast::cuda

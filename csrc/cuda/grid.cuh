@@ -8,25 +8,29 @@ namespace rnnfast::cuda {
 
 // Two operands of each crew in global memory, in vectors of three numbers, which are marked with the step
 // that they are for: who reads one knows from itself whether it is there, without a second look and without
-// fences. (NCCL calls such protocols LL.) As in a cluster, whoever has the whole operand of a step knows that
-// all members have read that of the step before. One buffer in shared memory: it is filled between two
-// barriers of the block.
+// fences. (NCCL calls such protocols LL.) The slices of members of the same rank in their clusters lie one
+// behind the other: they are what each of these members reads. As in a cluster, whoever has all that it reads
+// of a step knows that those who wrote it, who are those who read what it writes itself, have read that of
+// the step before. One buffer in shared memory: it is filled between two barriers of the block.
 class GridLink {
  public:
   __device__ __forceinline__ GridLink(const Exchange& exchange, const CrewShape& shape, unsigned char* memory)
-      : operand_(memory + CrewShape::kOperandsAt),
-        own_(operand_ + shape.operand),
+      : operand_(memory + shape.operands_at),
+        own_(memory + shape.own_at),
         rank_(static_cast<int>(blockIdx.x) % shape.crew),
         crew_(static_cast<int>(blockIdx.x) / shape.crew),
         words_(opaque(static_cast<int>(shape.slice_bytes / sizeof(uint32_t)))),
         slice_(opaque(shape.marked_vectors)),
-        vectors_(opaque(shape.crew * shape.marked_vectors)),
+        vectors_(opaque(shape.crew / shape.peers * shape.marked_vectors)),
+        buffer_(opaque(shape.crew * shape.marked_vectors)),
+        own_vectors_(rank_ / shape.peers * slice_),
         member_(static_cast<int>(threadIdx.x) / shape.marked_vectors),
         within_(static_cast<int>(threadIdx.x) % shape.marked_vectors),
         members_(CrewShape::kThreads / shape.marked_vectors),
         rest_(CrewShape::kThreads % shape.marked_vectors) {
     const int64_t crew = blockIdx.y * static_cast<int64_t>(gridDim.x / shape.crew) + crew_;
-    operands_ = reinterpret_cast<Vector16*>(exchange.operands) + crew * 2 * vectors_;
+    from_ =
+        reinterpret_cast<Vector16*>(exchange.operands) + crew * 2 * buffer_ + rank_ % shape.peers * vectors_;
   }
 
   __device__ __forceinline__ int rank() const { return rank_; }
@@ -40,7 +44,7 @@ class GridLink {
   // step n without having published for it, which waits for nothing but the operand of step n - 1.
   __device__ __forceinline__ const void* await(int n) const {
     if (n == 0) return operand_;
-    const Vector16* from = operands_ + (n & 1) * vectors_;
+    const Vector16* from = from_ + (n & 1) * buffer_;
     int member = member_, within = within_;
     for (int first = static_cast<int>(threadIdx.x); first < vectors_;
          first += kTogether * CrewShape::kThreads) {
@@ -68,7 +72,7 @@ class GridLink {
   }
 
   __device__ __forceinline__ void publish(int n) const {
-    Vector16* to = operands_ + ((n + 1) & 1) * vectors_ + rank_ * slice_;
+    Vector16* to = from_ + ((n + 1) & 1) * buffer_ + own_vectors_;
     const auto* from = static_cast<const uint32_t*>(slice(n));
     for (int i = static_cast<int>(threadIdx.x); i < slice_; i += CrewShape::kThreads) {
       Vector16 v;
@@ -86,9 +90,11 @@ class GridLink {
   static constexpr int kWords = CrewShape::kMarkedWords, kTogether = 4;
 
   unsigned char *const operand_, *const own_;
-  Vector16* operands_;
+  Vector16* from_;  // what is read, in the first of two operands
   const int rank_, crew_;
-  const int words_, slice_, vectors_;  // of a slice: numbers, vectors; vectors of an operand
+  // Of a slice: numbers, vectors. Vectors of what is read of an operand, of an operand, and before the slice
+  // of the member's own in what it reads.
+  const int words_, slice_, vectors_, buffer_, own_vectors_;
   // Of the thread's first vector the member, and the number within its slice; from one to the next.
   const int member_, within_, members_, rest_;
 };
@@ -103,7 +109,7 @@ __global__ void __launch_bounds__(CrewShape::kThreads, 1)
 
 template <class Pass, class S, class Product>
 cudaError_t launch_grid(const Run& run, const CudaPlan& plan) {
-  return launch_crew<Pass, S, Product>(grid_kernel<Pass, S, Product>, run, plan, {1, true});
+  return launch_crew<Pass, S, Product>(grid_kernel<Pass, S, Product>, run, plan);
 }
 
 }  // namespace rnnfast::cuda

@@ -152,32 +152,30 @@ WorkCount member_work(const CudaProblem& p, const CrewFmaShape& shape) {
 
 // How often multiprocessors change crews; 0: no crew has room. A block's weights take most of a
 // multiprocessor's registers: it has one at a time.
-int64_t turns(const CudaProblem& p, CudaSchedule schedule, int crew, int64_t crews) {
-  if (schedule == CudaSchedule::cta) return ceil_div(crews, int64_t{p.limits.multiprocessors});
-  if (schedule == CudaSchedule::grid) return crews * crew <= p.limits.multiprocessors ? 1 : 0;
-  int size = 0;
-  while (size < DeviceLimits::kClusterSizes && DeviceLimits::cluster_size(size) != crew) ++size;
-  if (size == DeviceLimits::kClusterSizes || p.limits.clusters[size] == 0) return 0;
-  return ceil_div(crews, int64_t{p.limits.clusters[size]});
+int64_t turns(const DeviceLimits& limits, const Crew& crew, int64_t crews) {
+  const int64_t clusters = crews * (crew.size / crew.cluster), room = limits.clusters_of(crew.cluster);
+  if (room == 0) return 0;
+  if (crew.schedule == CudaSchedule::grid) return clusters <= room ? 1 : 0;
+  return ceil_div(clusters, room);
 }
 
 // From what the members of a crew put to where all have it.
 void add_exchange(WorkCount& work, CudaSchedule schedule, const CrewShape& shape) {
-  if (in_clusters(schedule)) {
+  if (shape.cluster > 1) {
     work[Work::cluster_exchange] = 1;
-    work[Work::cluster_member] = shape.crew;
+    work[Work::cluster_member] = shape.cluster;
     work[Work::cluster_part] = shape.parts;
   }
-  // Of each member a partial result is written, and read by its unit's thread; another barrier of the block.
-  if (schedule == CudaSchedule::scatter) {
+  // Of each peer a partial result is written, and read by its unit's thread; another barrier of the block.
+  if (shape.peers > 1) {
     work[Work::cluster_part] = 1;
-    work[Work::slice] += shape.crew;
+    work[Work::slice] += shape.peers;
     work[Work::scatter] = 1;
   }
   if (schedule == CudaSchedule::grid) {
     work[Work::grid_exchange] = 1;
-    work[Work::grid_member] = shape.crew;
-    work[Work::grid_byte] = static_cast<double>(shape.exchange_bytes()) / 2;
+    work[Work::grid_member] = shape.crew / shape.peers;
+    work[Work::grid_byte] = static_cast<double>(shape.exchange_bytes()) / 2 / shape.peers;
   }
 }
 
@@ -204,50 +202,79 @@ Room room(CudaSchedule schedule) {
 
 // Takes a plan for crews of that size, if it may serve and is the fastest so far.
 template <class Shape>
-void consider(Candidate& c, const CudaProblem& p, const PhaseSize& phase, int crew, int rows) {
-  const CudaSchedule schedule = c.plan.schedule;
+void consider(Candidate& c, const CudaProblem& p, const PhaseSize& phase, const Crew& crew) {
   constexpr bool kMma = std::is_same_v<Shape, CrewMmaShape>;
   const int bytes = kMma ? storage_bytes(p.dtype) : compute_bytes(p.dtype);
-  const Shape shape(phase, schedule, bytes, crew, rows);
+  const Shape shape(phase, crew, bytes);
   if (!shape.possible || static_cast<int64_t>(shape.shared) > p.limits.shared_memory) return;
   if constexpr (!kMma)
     if (storage_bytes(p.dtype) == 2 && shape.lanes == 0) return;
-  const int64_t crews = ceil_div(p.B, int64_t{rows}) * p.G, taken = turns(p, schedule, crew, crews);
-  if (c.plan.crew == 0) c.obstacle = room(schedule).blocks;
+  const int64_t crews = ceil_div(p.B, int64_t{crew.rows}) * p.G, taken = turns(p.limits, crew, crews);
+  if (c.plan.crew == 0) c.obstacle = room(crew.schedule).blocks;
   if (taken == 0) return;
   WorkCount work = member_work(p, shape);
-  add_exchange(work, schedule, shape);
+  add_exchange(work, crew.schedule, shape);
   work *= static_cast<double>(taken);
   const double microseconds = work.cycles() / gpu::kHz * 1e6;
   if (c.plan.crew > 0 && microseconds >= c.plan.microseconds) return;
   c.obstacle.clear();
   c.plan.arithmetic = kMma ? Arithmetic::mma : Arithmetic::fma;
-  c.plan.rows = rows, c.plan.crew = crew, c.plan.units = shape.units;
-  c.plan.blocks = crews * crew;
+  c.plan.crew = crew.size, c.plan.cluster = crew.cluster;
+  c.plan.rows = crew.rows, c.plan.units = shape.units;
+  c.plan.blocks = crews * crew.size;
   c.plan.threads = CrewShape::kThreads;
   c.plan.shared_memory = static_cast<int64_t>(shape.shared);
   c.plan.weight_registers = static_cast<int64_t>(shape.held);
-  c.plan.exchange_bytes = schedule == CudaSchedule::grid ? crews * shape.exchange_bytes() : 0;
+  c.plan.exchange_bytes = crew.schedule == CudaSchedule::grid ? crews * shape.exchange_bytes() : 0;
   c.plan.microseconds = microseconds;
   c.plan.work = work;
 }
 
-// Sizes of crews worth a try.
-std::vector<int> crew_sizes(const CudaProblem& p, CudaSchedule schedule, int rows) {
-  if (schedule == CudaSchedule::cta) return {1};
-  if (p.wish_crew) return *p.wish_crew < 2 ? std::vector<int>{} : std::vector<int>{*p.wish_crew};
-  const int most = in_clusters(schedule) ? 16 : p.limits.multiprocessors;
-  std::vector<int> sizes;
-  for (int size = 2; size <= most; size *= 2) sizes.push_back(size);
-  if (in_clusters(schedule)) return sizes;
+// Larger ones leave more multiprocessors without one, and have not been estimated to be faster.
+constexpr int kMostOfGrid = 8;
+
+// Numbers of a grid's clusters in each crew that are worth a try: at least two.
+std::vector<int> crews_of_clusters(const CudaProblem& p, int cluster, int64_t crews) {
+  const int most = static_cast<int>(p.limits.clusters_of(cluster) / crews);
+  std::vector<int> counts;
+  for (int blocks = 2 * cluster; blocks <= most * cluster; blocks *= 2) counts.push_back(blocks / cluster);
   // As many as there is room for, and those whose units fill chunks of the operand.
-  sizes.push_back(static_cast<int>(most / (ceil_div(p.B, int64_t{rows}) * p.G)));
+  counts.push_back(most);
   for (int units = 8; units <= CrewShape::kThreads; units += 8)
-    sizes.push_back(static_cast<int>(std::min<int64_t>(ceil_div(p.H, int64_t{units}), most)));
-  std::sort(sizes.begin(), sizes.end());
-  sizes.erase(std::unique(sizes.begin(), sizes.end()), sizes.end());
-  sizes.erase(sizes.begin(), std::lower_bound(sizes.begin(), sizes.end(), 2));
-  return sizes;
+    counts.push_back(static_cast<int>(std::min<int64_t>(ceil_div(p.H, int64_t{units} * cluster), most)));
+  std::sort(counts.begin(), counts.end());
+  counts.erase(std::unique(counts.begin(), counts.end()), counts.end());
+  counts.erase(counts.begin(), std::lower_bound(counts.begin(), counts.end(), 2));
+  return counts;
+}
+
+// Crews worth a try that own so many rows each.
+std::vector<Crew> possible_crews(const CudaProblem& p, CudaSchedule schedule, int rows) {
+  if (schedule == CudaSchedule::cta) return {{schedule, 1, 1, rows}};
+  const auto is_wished = [](const std::optional<int>& wish, int size) { return !wish || size == *wish; };
+  std::vector<Crew> crews;
+  if (in_clusters(schedule)) {
+    for (int size = 2; size <= 16; size *= 2)
+      if (is_wished(p.wish_crew, size)) crews.push_back({schedule, size, size, rows});
+    return crews;
+  }
+  for (int cluster = 1; cluster <= (has_parts(p) ? kMostOfGrid : 1); cluster *= 2) {
+    if (!is_wished(p.wish_cluster, cluster)) continue;
+    if (p.wish_crew && *p.wish_crew >= 2 * cluster && *p.wish_crew % cluster == 0)
+      crews.push_back({schedule, *p.wish_crew, cluster, rows});
+    if (p.wish_crew) continue;
+    for (const int count : crews_of_clusters(p, cluster, ceil_div(p.B, int64_t{rows}) * p.G))
+      crews.push_back({schedule, count * cluster, cluster, rows});
+  }
+  return crews;
+}
+
+// Any step takes that long: so that plans need not be tried which cannot be the fastest.
+double least_cycles(CudaSchedule schedule) {
+  WorkCount work;
+  work[Work::gate] = 1;
+  if (schedule == CudaSchedule::grid) work[Work::grid_exchange] = work[Work::step_fma] = 1;
+  return work.cycles();
 }
 
 Candidate candidate(const CudaProblem& p, CudaSchedule schedule) {
@@ -259,14 +286,14 @@ Candidate candidate(const CudaProblem& p, CudaSchedule schedule) {
   const PhaseSize phase = phase_sizes(p)[0];
   for (const int rows : {1, 2, 4, CrewShape::kMostRows}) {
     if (p.wish_rows && rows != *p.wish_rows) continue;
-    for (const int crew : crew_sizes(p, schedule, rows)) {
+    for (const Crew& crew : possible_crews(p, schedule, rows)) {
       // Where float32 may be rounded it need not be, if that is not slower; nor need tensor cores multiply 16
       // bits, where a block's lanes have all weights (the last condition of consider).
       const bool both = takes_mma(p) && (storage_bytes(p.dtype) != 2 || schedule == CudaSchedule::cta);
       if (both ? p.wish_arithmetic != Arithmetic::mma : !takes_mma(p))
-        consider<CrewFmaShape>(c, p, phase, crew, rows);
+        consider<CrewFmaShape>(c, p, phase, crew);
       if (both ? p.wish_arithmetic != Arithmetic::fma : takes_mma(p))
-        consider<CrewMmaShape>(c, p, phase, crew, rows);
+        consider<CrewMmaShape>(c, p, phase, crew);
     }
   }
   return c;
@@ -302,7 +329,10 @@ CudaPlan plan_cuda(const CudaProblem& problem) {
   CudaProblem p = problem;
   p.limits = share_of(p.limits, 1 + p.beside);
   // The passes of a layer that is to scatter, but have nothing to.
-  if (p.wish == CudaSchedule::scatter && !has_parts(p)) p.wish = CudaSchedule::cluster;
+  if (!has_parts(p)) {
+    if (p.wish == CudaSchedule::scatter) p.wish = CudaSchedule::cluster;
+    p.wish_cluster.reset();
+  }
   CudaPlan by_steps = stepwise(p);
   if (p.wish == CudaSchedule::stepwise) {
     by_steps.why = "as asked for";
@@ -314,6 +344,7 @@ CudaPlan plan_cuda(const CudaProblem& problem) {
   for (const CudaSchedule schedule :
        {CudaSchedule::cta, CudaSchedule::cluster, CudaSchedule::scatter, CudaSchedule::grid}) {
     if (p.wish && schedule != *p.wish) continue;
+    if (!p.wish && best.plan.crew > 0 && best.plan.work.cycles() < least_cycles(schedule)) continue;
     const Candidate c = candidate(p, schedule);
     if (first ||
         (c.obstacle.empty() && (!best.obstacle.empty() || c.plan.microseconds < best.plan.microseconds)))
@@ -338,6 +369,7 @@ std::string describe(const CudaPlan& p) {
   const auto add = [&](const char* what, int64_t number) { text += what + std::to_string(number); };
   add(" blocks=", p.blocks);
   add(" crew=", p.crew);
+  if (p.schedule == CudaSchedule::grid && p.cluster > 1) add(" cluster=", p.cluster);
   add(" tile=", p.rows), add("x", p.units), add(" threads=", p.threads), add(" shared=", p.shared_memory);
   add(" registers=", p.weight_registers);
   return text + " (" + p.why + ")";

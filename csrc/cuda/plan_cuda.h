@@ -12,8 +12,8 @@ namespace rnnfast {
 
 // All but stepwise have all steps in one launch: rows of the batch belong to a block of threads (cta), to a
 // crew of blocks in a thread-block cluster, which hand on states or gradients of gates (cluster) or,
-// backwards, partial sums of gradients of states (scatter), or to a crew of blocks that are all on the GPU at
-// the same time (grid).
+// backwards, partial sums of gradients of states (scatter), or to a crew of blocks, of one cluster each or,
+// backwards, of several, that are all on the GPU at the same time (grid).
 enum class CudaSchedule { stepwise, cta, cluster, scatter, grid };
 
 constexpr bool in_clusters(CudaSchedule s) {
@@ -31,6 +31,14 @@ struct DeviceLimits {
   static constexpr int kClusterSizes = 4;
   static constexpr int cluster_size(int i) { return 2 << i; }
   int clusters[kClusterSizes] = {};
+
+  // Clusters of so many blocks; of one, multiprocessors.
+  int clusters_of(int blocks) const {
+    if (blocks == 1) return multiprocessors;
+    for (int i = 0; i < kClusterSizes; ++i)
+      if (cluster_size(i) == blocks) return clusters[i];
+    return 0;
+  }
 };
 
 struct CudaProblem : Problem {
@@ -42,8 +50,8 @@ struct CudaProblem : Problem {
   int64_t stride = 0;  // elements between steps of a stream, at most; between rows, if it is packed
   bool noisy = false;  // Recurrence::noise
   std::optional<CudaSchedule> wish;
-  // Rows of a block or crew, and blocks of a crew; what cannot be had is not taken.
-  std::optional<int> wish_rows, wish_crew;
+  // Rows of a block or crew, blocks of a crew and of a grid's clusters; what cannot be had is not taken.
+  std::optional<int> wish_rows, wish_crew, wish_cluster;
   std::optional<Arithmetic> wish_arithmetic;
 };
 
@@ -100,9 +108,10 @@ struct CudaPlan {
   CudaSchedule schedule = CudaSchedule::stepwise;
   Arithmetic arithmetic = Arithmetic::fma;
   // Stepwise: 0, down to weight_registers.
-  int crew = 0;   // blocks of threads that share rows: 1 for cta
-  int rows = 0;   // of the batch that a crew owns
-  int units = 0;  // that each block has
+  int crew = 0;     // blocks of threads that share rows: 1 for cta
+  int cluster = 0;  // blocks of a thread-block cluster: 1 for cta, and for a grid without
+  int rows = 0;     // of the batch that a crew owns
+  int units = 0;    // that each block has
   int64_t blocks = 0;
   int threads = 0;               // of a block
   int64_t shared_memory = 0;     // bytes of a block

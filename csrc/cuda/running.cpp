@@ -15,26 +15,24 @@ using cuda::Run;
 
 thread_local std::optional<CudaPlan> last_plan_run;
 thread_local std::optional<CudaSchedule> wish;
-thread_local std::optional<int> wish_rows, wish_crew;
+thread_local std::optional<int> wish_rows, wish_crew, wish_cluster;
 thread_local std::optional<Arithmetic> wish_arithmetic;
 
 std::string last_cuda_plan() { return last_plan_run ? describe(*last_plan_run) : ""; }
 
 void wish_cuda_plan(const std::optional<Text>& schedule, const std::optional<int64_t>& rows,
-                    const std::optional<int64_t>& crew, const std::optional<Text>& arithmetic) {
+                    const std::optional<int64_t>& crew, const std::optional<Text>& arithmetic,
+                    const std::optional<int64_t>& cluster) {
   const auto number = [](const std::optional<int64_t>& n) {
     return n ? std::optional(static_cast<int>(*n)) : std::nullopt;
   };
   wish = schedule ? std::optional(cuda_schedule_from_name(*schedule)) : std::nullopt;
-  wish_rows = number(rows), wish_crew = number(crew);
+  wish_rows = number(rows), wish_crew = number(crew), wish_cluster = number(cluster);
   wish_arithmetic = arithmetic ? std::optional(arithmetic_from_name(*arithmetic)) : std::nullopt;
 }
 
 int64_t cuda_clusters(int64_t device, int64_t size) {
-  const DeviceLimits limits = cuda::limits_of(static_cast<int32_t>(device));
-  for (int i = 0; i < DeviceLimits::kClusterSizes; ++i)
-    if (DeviceLimits::cluster_size(i) == size) return limits.clusters[i];
-  return 0;
+  return cuda::limits_of(static_cast<int32_t>(device)).clusters_of(static_cast<int>(size));
 }
 
 int32_t torch_dtype(Dtype dtype) {
@@ -210,8 +208,8 @@ CudaPlan plan_for(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const 
   // another.
   problem.stride = std::max(problem.stride, std::max(r.B, int64_t{1}) * r.G * gates(cell) * r.units[0]);
   problem.noisy = r.noise.any();
-  problem.wish = wish, problem.wish_rows = wish_rows, problem.wish_crew = wish_crew;
-  problem.wish_arithmetic = wish_arithmetic;
+  problem.wish = wish, problem.wish_arithmetic = wish_arithmetic;
+  problem.wish_rows = wish_rows, problem.wish_crew = wish_crew, problem.wish_cluster = wish_cluster;
   return plan_cuda(problem);
 }
 

@@ -15,7 +15,8 @@ template <class C>
 class ScatterLink : public ClusterMember {
  public:
   __device__ __forceinline__ ScatterLink(const Exchange&, const CrewShape& shape, unsigned char* memory)
-      : ClusterMember(shape, memory),
+      : ClusterMember(shape, memory, shape.sums),
+        own_(memory + shape.own_at),
         parts_(reinterpret_cast<const C*>(memory + shape.results_at)),
         units_(opaque(shape.units)),
         vectors_(opaque(shape.rows * shape.units / kValues)),
@@ -31,7 +32,7 @@ class ScatterLink : public ClusterMember {
 
   __device__ __forceinline__ void* initial() const { return nullptr; }
   // One: it has been multiplied by all threads before they put the next one.
-  __device__ __forceinline__ void* slice(int) const { return operands_ + kBuffers * operand_; }
+  __device__ __forceinline__ void* slice(int) const { return own_; }
 
   // What other members have for the thread's unit, if it has one, in the order of their ranks.
   __device__ __forceinline__ void receive(int n, C (&results)[1]) const {
@@ -41,7 +42,7 @@ class ScatterLink : public ClusterMember {
     const int apart = vectors_ * kValues;  // units of all rows
     if (static_cast<int>(threadIdx.x) >= apart) return;
 #pragma unroll 4
-    for (int member = 0; member < crew_; ++member, from += apart) results[0] += *from;
+    for (int member = 0; member < cluster_; ++member, from += apart) results[0] += *from;
   }
 
   // Sums of the parts of a product, to the members whose units they are for.
@@ -77,6 +78,7 @@ class ScatterLink : public ClusterMember {
     C v[kValues];
   };
 
+  unsigned char* const own_;
   const C* const parts_;
   const int units_, vectors_, slices_, slices_apart_;
   int places_[kMostVectors];  // among parts, of the thread's vectors of the first member
@@ -115,7 +117,7 @@ __global__ void __launch_bounds__(CrewShape::kThreads, 1)
 
 template <class Pass, class S, class Product>
 cudaError_t launch_scatter(const Run& run, const CudaPlan& plan) {
-  return launch_crew<Pass, S, Product>(scatter_kernel<Pass, S, Product>, run, plan, {plan.crew, false});
+  return launch_crew<Pass, S, Product>(scatter_kernel<Pass, S, Product>, run, plan);
 }
 
 }  // namespace rnnfast::cuda

@@ -24,8 +24,10 @@ pytestmark = [
     pytest.mark.skipif(not rnnfast._library.CUDA, reason="rnnfast was built without CUDA"),
 ]
 SCHEDULES = ["stepwise", "cta", "cluster", "scatter", "grid"]
-# Blocks that share rows, beside those that the planner takes.
-CREWS = {"cta": [1], "cluster": [2, 4, 8, 16], "scatter": [2, 4, 8, 16], "grid": [2, 3, 8, 16, 33]}
+# Blocks that share rows, and of each cluster of a grid, beside those that the planner takes.
+CREWS = [("cta", 1, None), *((s, crew, None) for s in ("cluster", "scatter") for crew in (2, 4, 8, 16))]
+CREWS += [("grid", crew, 1) for crew in (2, 3, 8, 16, 33)]
+CREWS += [("grid", *sizes) for sizes in ((4, 2), (14, 2), (8, 4), (20, 4), (16, 8))]
 DTYPES = list(TOLERANCE)
 op = torch.ops.rnnfast
 
@@ -60,9 +62,9 @@ def test_small_problems(kind, schedule, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("schedule", "crew"), [(s, crew) for s, crews in CREWS.items() for crew in crews])
+@pytest.mark.parametrize(("schedule", "crew", "cluster"), CREWS)
 @pytest.mark.parametrize("kind", CELLS)
-def test_crews(kind, schedule, crew, dtype):
+def test_crews(kind, schedule, crew, cluster, dtype):
     """Of every size, on units that do not fall evenly, where there is room."""
     seen = 0
     for H in (random.choice([37, 130, 256]), random.choice([390, 512, 700])):
@@ -70,9 +72,11 @@ def test_crews(kind, schedule, crew, dtype):
         rows = {"cta": 1, "grid": 4}.get(schedule) or random.choice([1, 2, 4, 8])
         layout = random.choice(["time", "batch", "packed"])
         problem = draw(12, 9, H, 2, dtype, cell=kind, layout=layout, direction=random.randint(0, 2))
-        with rnnfast.forced_plan(schedule, rows=rows, crew=crew):
+        with rnnfast.forced_plan(schedule, rows=rows, crew=crew, cluster=cluster):
             check_against_oracle(problem, "cuda")
-            seen += op.last_cuda_plan().startswith(of_bptt(schedule, kind))
+            plan = op.last_cuda_plan()
+            scatters = cluster not in (None, 1) and kind in SCATTERING
+            seen += plan.startswith(of_bptt(schedule, kind)) and (" cluster=" in plan) == scatters
     assert seen > 0 or crew == 33
 
 
@@ -339,10 +343,8 @@ def test_soak():
     while time.monotonic() < end:
         work = []
         for stream in streams:
-            schedule = random.choice(list(CREWS))
-            wish = dict(
-                rows=random.choice([1, 2, 4, 8]), crew=random.choice(CREWS[schedule]), chunks=random.choice([1, 3])
-            )
+            schedule, crew, cluster = random.choice(CREWS)
+            wish = dict(rows=random.choice([1, 2, 4, 8]), crew=crew, cluster=cluster, chunks=random.choice([1, 3]))
             dtype, H = random.choice([torch.float32, torch.bfloat16]), random.randint(1, 600)
             kind = random.choice(list(LAYERS))
             layers, directions = random.choice([(1, 1), (1, 2), (3, 1)])

@@ -483,7 +483,8 @@ cudaError_t run(dim3 blocks, int threads, size_t shared, rnnfast::Together toget
       }
       waiting.pop_back();
     }
-    if (!l.deliveries.empty() && (l.ready.empty() || (!late && draw(2) == 0))) {
+    const bool all_wait = l.ready.empty() || l.pauses > static_cast<long>(4 * l.ready.size());
+    if (!l.deliveries.empty() && (all_wait || (!late && draw(2) == 0))) {
       deliver(draw(l.deliveries.size()));
       continue;
     }

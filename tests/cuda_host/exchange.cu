@@ -1,6 +1,6 @@
-// Small layers by crews of blocks, compared with plain loops: `exchange cluster|scatter|grid SEED` prints
-// what came of it: an Elman RNN, or, where members scatter, BPTT of an LSTM. Tests compile it with kernels
-// that they break.
+// Small layers by crews of blocks, compared with plain loops: `exchange cluster|scatter|grid|clusters SEED`
+// prints what came of it: an Elman RNN, or, where members scatter (`clusters`: of a grid), BPTT of an LSTM.
+// Tests compile it with kernels that they break.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -13,8 +13,7 @@
 #include "cells/lstm.h"
 #include "cuda/cluster.cuh"
 #include "cuda/crew_fma.cuh"
-#include "cuda/grid.cuh"
-#include "cuda/scatter.cuh"
+#include "cuda/grid_of_clusters.cuh"
 
 using namespace rnnfast;
 
@@ -46,10 +45,12 @@ struct Layer {
   cuda::Run run;
   CudaPlan plan;
   Values y, expected;
+  std::vector<Vector16> operands;
 
-  explicit Layer(CudaSchedule schedule) {
-    plan.schedule = schedule, plan.rows = kRows, plan.crew = kCrew;
+  Layer(CudaSchedule schedule, int cluster) : operands(1 << 12) {
+    plan.schedule = schedule, plan.rows = kRows, plan.crew = kCrew, plan.cluster = cluster;
     run.recurrence.T = kT, run.recurrence.B = kB, run.recurrence.units[0] = kH;
+    run.exchange = {reinterpret_cast<unsigned char*>(operands.data())};
   }
   bool is_right() const {
     for (size_t i = 0; i < y.size(); ++i)
@@ -72,8 +73,6 @@ cudaError_t run_elman(Layer& p, std::mt19937& random) {
   Recurrence& r = p.run.recurrence;
   r.streams[Forward::kGates] = stream_of(x), r.streams[Forward::kY] = stream_of(p.y);
   r.matrices[Forward::kWhh] = {w.data(), kH * kH, kH, kH, kH};
-  std::vector<Vector16> operands(1 << 12);
-  p.run.exchange = {reinterpret_cast<unsigned char*>(operands.data())};
   return p.plan.schedule == CudaSchedule::grid
              ? cuda::launch_grid<Forward, float, Product<Forward, CudaSchedule::grid>>(p.run, p.plan)
              : cuda::launch_cluster<Forward, float, Product<Forward, CudaSchedule::cluster>>(p.run, p.plan);
@@ -107,7 +106,10 @@ cudaError_t run_lstm_adjoint(Layer& p, std::mt19937& random) {
   r.streams[Adjoint::kActivations] = stream_of(gates, kGates);
   r.streams[Adjoint::kDGates] = stream_of(p.y, kGates);
   r.matrices[Adjoint::kWhh] = {w.data(), width * kH, kH, width, kH};
-  return cuda::launch_scatter<Adjoint, float, Product<Adjoint, CudaSchedule::scatter>>(p.run, p.plan);
+  return p.plan.schedule == CudaSchedule::grid
+             ? cuda::launch_clustered_grid<Adjoint, float, Product<Adjoint, CudaSchedule::grid>>(p.run,
+                                                                                                 p.plan)
+             : cuda::launch_scatter<Adjoint, float, Product<Adjoint, CudaSchedule::scatter>>(p.run, p.plan);
 }
 
 }  // namespace
@@ -117,10 +119,12 @@ int main(int argc, char** argv) {
   const std::string name = argv[1];
   std::mt19937 random(static_cast<unsigned>(std::atoi(argv[2])));
   cuda_host::set_seed(random());
-  Layer p(name == "grid"      ? CudaSchedule::grid
-          : name == "scatter" ? CudaSchedule::scatter
-                              : CudaSchedule::cluster);
-  const cudaError_t error = name == "scatter" ? run_lstm_adjoint(p, random) : run_elman(p, random);
+  const bool clusters = name == "clusters", scatters = clusters || name == "scatter";
+  const CudaSchedule schedule = name == "grid" || clusters ? CudaSchedule::grid
+                                : scatters                 ? CudaSchedule::scatter
+                                                           : CudaSchedule::cluster;
+  Layer p(schedule, name == "grid" ? 1 : clusters ? kCrew / 2 : kCrew);
+  const cudaError_t error = scatters ? run_lstm_adjoint(p, random) : run_elman(p, random);
   const bool fine = error == cudaSuccess && p.is_right();
   std::printf("%s\n", error != cudaSuccess ? cuda_host::last_error() : fine ? "fine" : "wrong result");
   return fine ? 0 : 1;

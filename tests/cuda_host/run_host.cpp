@@ -1,6 +1,6 @@
 // The CUDA kernels in place of the CPU's, for the driver of tests/sanitizers: plain arrays, no torch. Plans
 // that split units ask for the stepwise schedule, others for one launch: by their workers for cta, for a
-// cluster, which scatters or does not, or for a grid.
+// cluster, which scatters or does not, or for a grid, of clusters or without.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -170,6 +170,7 @@ Plan run_on_host(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const P
                                                        : CudaSchedule::grid;
   problem.wish_rows = plan.workers % 2 || (dtype == Dtype::f64 && plan.workers > 2) ? 4 : 8;
   if (plan.workers > 2) problem.wish_crew = plan.workers <= 4 ? 2 * plan.workers - 4 : plan.workers - 2;
+  problem.wish_cluster = plan.workers == 6 ? 2 : 1;
   const CudaPlan chosen = plan_cuda(problem);
   HostRun host(r, cell, pass, dtype);
   host.make_room_for_exchange(chosen);

@@ -8,25 +8,21 @@ from programs import execute
 
 SANITIZERS = {"none": (), "thread": ("-fsanitize=thread", "-DCUDA_HOST_TSAN")}
 SEEDS = range(12)
+EXIT = "passing.send(n);", "passing.send(n);\n    if (rank == 1 && i + 2 == steps.end) return;"
 # Of each fault the schedule, the file, and what is put in place of what.
 FAULTS = {
     "no arrival": ("cluster", "cluster.cuh", "if (threadIdx.x == 0) expect_bytes", "if (false) expect_bytes"),
     "the other parity": ("cluster", "cluster.cuh", "(n - 1) >> 1", "(n + 1) >> 1"),
-    "one buffer": ("cluster", "cluster.cuh", "(n & 1) * operand_", "0 * operand_"),
-    "a buffer too early": ("cluster", "cluster.cuh", "((n + 1) & 1) * operand_", "(n & 1) * operand_"),
+    "one buffer": ("cluster", "cluster.cuh", "(n & 1) * buffer_", "0 * buffer_"),
+    "a buffer too early": ("cluster", "cluster.cuh", "((n + 1) & 1) * buffer_", "(n & 1) * buffer_"),
     "one slice": ("cluster", "cluster.cuh", "(n & 1) * slice_", "(n & 0) * slice_"),
     "no barrier before": ("cluster", "crew.cuh", "sync_block();\n    link_.publish", "link_.publish"),
     "a slice after the last": ("cluster", "crew.cuh", "if (i + 1 < steps.end) passing", "passing"),
     "no first barrier": ("cluster", "cluster.cuh", "ready() const { sync_cluster(); }", "ready() const {}"),
-    "an exit before others are done": (
-        "cluster",
-        "crew.cuh",
-        "passing.send(n);",
-        "passing.send(n);\n    if (rank == 1 && i + 2 == steps.end) return;",
-    ),
+    "an exit before others are done": ("cluster", "crew.cuh", *EXIT),
     "no barrier before the product": ("scatter", "scatter.cuh", "sync_block();\n    product_", "product_"),
     "no barrier after the product": ("scatter", "scatter.cuh", "sync_block();\n    link_", "link_"),
-    "one buffer of sums": ("scatter", "cluster.cuh", "((n + 1) & 1) * operand_", "((n + 1) & 0) * operand_"),
+    "one buffer of sums": ("scatter", "cluster.cuh", "((n + 1) & 1) * buffer_", "((n + 1) & 0) * buffer_"),
     "no waiting for marks": ("grid", "grid.cuh", "await_mark(v[i]", "if (false) await_mark(v[i]"),
     "no mark": ("grid", "grid.cuh", "static_cast<uint32_t>(n + 1);", "0;"),
     "the mark of the step before": (
@@ -36,7 +32,30 @@ FAULTS = {
         "static_cast<uint32_t>(n - 1), {",
     ),
     "an operand read too early": ("grid", "grid.cuh", "sync_block();\n    return", "return"),
-    "one buffer in memory": ("grid", "grid.cuh", "& 1) * vectors_", "& 0) * vectors_"),
+    "one buffer in memory": ("grid", "grid.cuh", "& 1) * buffer_", "& 0) * buffer_"),
+    "another rank's slices": ("clusters", "grid.cuh", "rank_ % shape.peers * vectors_", "0"),
+    "slices for another rank": ("clusters", "grid.cuh", "rank_ / shape.peers * slice_", "0"),
+    "no barrier before sums": (
+        "clusters",
+        "grid_of_clusters.cuh",
+        "sync_block();\n      link_.sums()",
+        "link_.sums()",
+    ),
+    "sums of the next step": ("clusters", "grid_of_clusters.cuh", "publish(n - 1)", "publish(n)"),
+    "one buffer of clusters' sums": (
+        "clusters",
+        "cluster.cuh",
+        "((n + 1) & 1) * buffer_",
+        "((n + 1) & 0) * buffer_",
+    ),
+    "no barrier before slices": (
+        "clusters",
+        "grid_of_clusters.cuh",
+        "sync_block();\n    link_.operands()",
+        "link_.operands()",
+    ),
+    "an exit before sums have come": ("clusters", "crew.cuh", *EXIT),
+    "no first barrier of clusters": ("clusters", "grid_of_clusters.cuh", "sums_.ready(); }", "}"),
 }
 # Seen by their results seldom.
 RACES = ("one slice",)
@@ -71,7 +90,7 @@ def program(request, tmp_path_factory):
 
 def test_right(program):
     run = program()
-    for schedule in ("cluster", "scatter", "grid"):
+    for schedule in ("cluster", "scatter", "grid", "clusters"):
         for seed in SEEDS[:1]:
             assert run(schedule, seed) == "fine\n"
 
@@ -79,7 +98,7 @@ def test_right(program):
 @pytest.mark.slow
 def test_right_for_more_seeds(program):
     run = program()
-    for schedule in ("cluster", "scatter", "grid"):
+    for schedule in ("cluster", "scatter", "grid", "clusters"):
         for seed in SEEDS[1:]:
             assert run(schedule, seed) == "fine\n"
 

@@ -14,15 +14,19 @@ import rnnfast
 from rnnfast import _autograd
 from rnnfast.reference import GATES
 
-SCHEDULES = ["stepwise", "cta", "cluster", "scatter", "grid"]
+CLUSTERED = "grid of clusters"
+SCHEDULES = ["stepwise", "cta", "cluster", "scatter", "grid", CLUSTERED]
+# Blocks of a crew, and of each of its clusters.
 CREWS = {"stepwise": [None], "cta": [None], "cluster": [2, 4], "scatter": [2, 4], "grid": [2, 3, 5]}
+CREWS[CLUSTERED] = [(4, 2), (6, 2), (8, 4)]
 DTYPES = list(TOLERANCE)
 
 
 def serves(schedule, kind):
     """Whether a kind of problem has kernels of that schedule: all have stepwise ones, and where there are no gates
     nothing scatters."""
-    return schedule == "stepwise" or kind in (problems.SCATTERING if schedule == "scatter" else problems.CELLS)
+    scatters = schedule in ("scatter", CLUSTERED)
+    return schedule == "stepwise" or kind in (problems.SCATTERING if scatters else problems.CELLS)
 
 
 def served(kinds=problems.CELLS, schedules=SCHEDULES):
@@ -34,10 +38,22 @@ def few(of):
     return random.sample(list(of), 5)
 
 
-def wish(operators, schedule, crews=CREWS):
+def wish(operators, schedule, rows, crew, arithmetic=None):
+    crew, cluster = crew if schedule == CLUSTERED else (crew, 1)
+    operators.wish_cuda_plan("grid" if schedule == CLUSTERED else schedule, rows, crew, arithmetic, cluster)
+
+
+def wish_any(operators, schedule, crews=CREWS):
     """A plan of random sizes; few crews where all their blocks run at the same time."""
-    rows = random.choice([4] if schedule == "grid" else [1, 2, 4])
-    operators.wish_cuda_plan(schedule, rows, random.choice(crews[schedule]), random.choice([None, "mma"]))
+    rows = random.choice([4] if schedule in ("grid", CLUSTERED) else [1, 2, 4])
+    wish(operators, schedule, rows, random.choice(crews[schedule]), random.choice([None, "mma"]))
+
+
+def is_planned(operators, schedule):
+    """Whether the latest pass, BPTT, ran by that schedule."""
+    plan = operators.last_cuda_plan()
+    found = CLUSTERED if plan.startswith("grid") and " cluster=" in plan else plan.split()[0]
+    return found == schedule
 
 
 @pytest.fixture(autouse=True)
@@ -55,10 +71,10 @@ def on_host(operators, monkeypatch):
 @pytest.mark.parametrize(("kind", "schedule"), served(KINDS))
 def test_options(on_host, kind, schedule, dtype):
     for problem in few(small_problems(kind, dtype)):
-        wish(on_host, schedule)
+        wish_any(on_host, schedule)
         check_against_oracle(problem)
         by_steps = problem.is_stepwise or "at the same time" in on_host.last_cuda_plan()
-        assert on_host.last_cuda_plan().startswith("stepwise" if by_steps else schedule)
+        assert is_planned(on_host, "stepwise" if by_steps else schedule)
 
 
 @pytest.mark.slow
@@ -70,25 +86,25 @@ def test_many_problems(on_host, kind, schedule, dtype, seed):
     torch.manual_seed(seed)
     on_host.set_seed(seed)
     for problem in small_problems(kind, dtype):
-        wish(
-            on_host,
-            schedule,
-            {"cta": [None], "cluster": [2, 4, 8, 16], "scatter": [2, 4, 8, 16], "grid": [2, 3, 7]},
-        )
+        of_clusters = [2, 4, 8, 16]
+        crews = {"cta": [None], "cluster": of_clusters, "scatter": of_clusters, "grid": [2, 3, 7]}
+        wish_any(on_host, schedule, {**CREWS, **crews})
         check_against_oracle(problem)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("schedule", "crew"), [("cta", None), ("cluster", 2), ("scatter", 4), ("grid", 3)])
+@pytest.mark.parametrize(
+    ("schedule", "crew"), [("cta", None), ("cluster", 2), ("scatter", 4), ("grid", 3), (CLUSTERED, (6, 2))]
+)
 @pytest.mark.parametrize("kind", problems.CELLS)
 def test_weights_in_registers_and_shared_memory(on_host, kind, dtype, schedule, crew):
     """More weights than registers hold, results of one to four tiles for a warp, units that do not fall evenly."""
     H = random.choice([52, 60] if dtype == torch.float64 else [100, 101, 128])
-    on_host.wish_cuda_plan(schedule, 2, crew)
+    wish(on_host, schedule, 2, crew)
     check_against_oracle(draw(2, 3, H, 1, dtype, cell=kind, layout="packed"))
-    plan = on_host.last_cuda_plan()
-    assert plan.startswith(schedule if serves(schedule, kind) else "cluster")
-    assert int(plan.split("registers=")[1].split()[0]) > 0
+    instead = "grid" if schedule == CLUSTERED else "cluster"
+    assert is_planned(on_host, schedule if serves(schedule, kind) else instead)
+    assert int(on_host.last_cuda_plan().split("registers=")[1].split()[0]) > 0
 
 
 @pytest.mark.parametrize(("schedule", "crew"), [("stepwise", None), ("cta", None), ("cluster", 2), ("grid", 3)])
@@ -118,24 +134,26 @@ def test_an_infinite_weight_stays_where_it_is(on_host, H):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("schedule", "crew"), [("cta", 1), ("cluster", 4), ("scatter", 2), ("grid", 3)])
+@pytest.mark.parametrize(
+    ("schedule", "crew"), [("cta", 1), ("cluster", 4), ("scatter", 2), ("grid", 3), (CLUSTERED, (4, 2))]
+)
 @pytest.mark.parametrize("kind", problems.CELLS)
 def test_rows_of_a_crew_do_not_change_the_bits(on_host, kind, dtype, schedule, crew):
     arithmetic = random.choice(["fma", "mma"])  # where 16 bits may have both
     p = draw(4, 5, 37, 2, dtype, cell=kind, direction=2)
     seen = []
     for rows in (1, 4):
-        on_host.wish_cuda_plan(schedule, rows, crew, arithmetic)
+        wish(on_host, schedule, rows, crew, arithmetic)
         results = p.forward(saves=True)
         seen.append([*results, *p.gradients(results).values()])
-        assert f"crew={crew} tile={rows}x" in on_host.last_cuda_plan()
+        assert f" tile={rows}x" in on_host.last_cuda_plan()
     assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("kind", "schedule"), served())
 def test_the_order_of_threads_does_not_matter(on_host, kind, dtype, schedule):
-    on_host.wish_cuda_plan(schedule, 4, CREWS[schedule][0])
+    wish(on_host, schedule, 4, CREWS[schedule][0])
     p = draw(4, 9, 37, 2, dtype, cell=kind, layout="packed", direction=2)
     seen = []
     for seed in range(4):

@@ -30,7 +30,8 @@ struct Split {
 #if defined(RNNFAST_CUDA_HOST)
 constexpr Split kSplits[] = {{1, 1, WeightLayout::packed}, {2, 2, WeightLayout::packed},
                              {2, 1, WeightLayout::packed}, {3, 1, WeightLayout::packed},
-                             {4, 1, WeightLayout::packed}, {5, 1, WeightLayout::packed}};
+                             {4, 1, WeightLayout::packed}, {5, 1, WeightLayout::packed},
+                             {6, 1, WeightLayout::packed}};
 #else
 constexpr Split kSplits[] = {{1, 1, WeightLayout::packed}, {1, 1, WeightLayout::in_place},
                              {3, 1, WeightLayout::packed}, {3, 1, WeightLayout::in_place},
