@@ -1,3 +1,4 @@
+import gc
 import os
 import random
 import secrets
@@ -29,6 +30,15 @@ def fresh_inputs_and_poisoned_outputs():
     yield
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module")
+def collected_so_far():
+    """Garbage is looked for among what a module's tests make, not among all that was imported: 0.7 s each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(params=KINDS)

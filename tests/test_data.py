@@ -15,8 +15,11 @@ from rnnfast._program import UserError
 from rnnfast.recipes import data
 from rnnfast.recipes.sets import SETS, DataSet, Members
 
-# requests leaves its socket open after an error, until it is collected.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+pytestmark = [
+    # requests leaves its socket open after an error, until it is collected.
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+    pytest.mark.usefixtures("collected_so_far"),
+]
 
 GREEK, IRISH = "Δ\nΩ\n".encode(), b"O'Neill\nRyan\n"
 TINY = DataSet(
@@ -81,12 +84,11 @@ def publisher(monkeypatch, tmp_path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Publisher)
     server.answers = {"Greek.txt": [whole(GREEK)], "Irish.txt": [whole(IRISH)], ZIP: [whole(archive(SOUNDS))]}
     server.asked = []
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     address = f"http://127.0.0.1:{server.server_port}/{{repository}}/{{commit}}/{{path}}"
     monkeypatch.setattr(data, "ADDRESS", address)
     monkeypatch.setattr(data, "ARCHIVE", address.replace("{commit}/{path}", "archive/{commit}.zip"))
-    monkeypatch.setattr(data, "RETRIES", 0)
     monkeypatch.setitem(SETS, "tiny", TINY)
     monkeypatch.setitem(SETS, "many", MANY)
     monkeypatch.setattr(data, "RETRIES", 0)  # before which it waits

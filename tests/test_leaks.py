@@ -10,6 +10,7 @@ from kinds import KINDS
 
 import rnnfast
 
+pytestmark = pytest.mark.usefixtures("collected_so_far")
 WARM_UP, CALLS, TIMES = 60, 80, 3
 T, B, SIZE = 5, 3, 8
 
