@@ -1,4 +1,7 @@
 // Plans a pass over tensors on a GPU and runs it.
+#include <map>
+#include <tuple>
+
 #include "../cells/cell.h"
 #include "../layer/backend.h"
 #include "../layer/text.h"
@@ -194,6 +197,19 @@ class ExchangeArray {
   Tensor operands_;
 };
 
+// As plan_cuda. All crews are tried in up to 30 us, so that a thread keeps the plans that it made lately.
+CudaPlan known_plan(const CudaProblem& p, int32_t device) {
+  const auto key = std::make_tuple(device, p.cell, p.pass, p.dtype, p.T, p.B, p.H, p.P, p.G, p.tf32, p.beside,
+                                   p.captured_packed, p.stride, p.noisy, p.wish, p.wish_rows, p.wish_crew,
+                                   p.wish_cluster, p.wish_arithmetic);
+  constexpr size_t kMost = 64;
+  thread_local std::map<std::remove_const_t<decltype(key)>, CudaPlan> known;
+  const auto found = known.find(key);
+  if (found != known.end()) return found->second;
+  if (known.size() == kMost) known.clear();
+  return known[key] = plan_cuda(p);
+}
+
 CudaPlan plan_for(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const backend::OnGpu& on_gpu,
                   int32_t device, cudaStream_t stream) {
   CudaProblem problem;
@@ -210,7 +226,7 @@ CudaPlan plan_for(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const 
   problem.noisy = r.noise.any();
   problem.wish = wish, problem.wish_arithmetic = wish_arithmetic;
   problem.wish_rows = wish_rows, problem.wish_crew = wish_crew, problem.wish_cluster = wish_cluster;
-  return plan_cuda(problem);
+  return known_plan(problem, device);
 }
 
 cudaError_t run_planned(const Run& run, Cell cell, Pass pass, Dtype dtype, const CudaPlan& plan) {
