@@ -95,8 +95,7 @@ def measure(kind, dtype, B, H):
 
         add("plan")
         for wish in candidates(B):
-            # A forward pass has no clusters in its grid, and nothing to scatter.
-            if what == "forward" and (wish["schedule"] == "scatter" or wish.get("cluster", 1) > 1):
+            if what == "forward" and wish["schedule"] == "scatter":
                 continue
             for arithmetic in ("mma", "fma") if tf32 else (None,):
                 wish = {**wish, "arithmetic": arithmetic}

@@ -218,8 +218,8 @@ def plan(
           the second-level cache; ``"scatter"``, clusters that hand on partial sums of gradients, backwards;
           ``"stepwise"``, a product and a kernel for each step.
         * ``arithmetic`` of one launch: ``"mma"`` by tensor cores, ``"fma"`` without; ``crew``: blocks that share
-          rows, in thread-block clusters of ``cluster``, which a grid may have backwards, to read a fraction of
-          the gradients of gates each and scatter sums; ``tile``: rows of the batch of a crew, and units of each
+          rows, in thread-block clusters of ``cluster`` blocks, which in a grid read a fraction of the states each
+          and scatter partial sums; ``tile``: rows of the batch of a crew, and units of each
           member, or, of cta, that its threads (fma) or warps (mma) have at a time.
         * ``blocks``, and for each its ``threads``, its ``shared_memory`` and the bytes of weights that it keeps in
           registers, ``weight_registers``.
@@ -307,9 +307,9 @@ def forced_plan(
         schedule: ``"batch_split"`` or ``"unit_split"``; weights: ``"packed"`` or ``"in_place"``; workers: their
             number. On CUDA, schedule: ``"cta"``, ``"cluster"``, ``"scatter"`` (``"cluster"`` forwards), ``"grid"``
             or ``"stepwise"``, which is taken where the others cannot be; rows: of the batch, of a block or crew;
-            crew: blocks that share rows; cluster: of a grid's crew, backwards, blocks of each thread-block
-            cluster, 1 for none; arithmetic: ``"fma"`` or ``"mma"``, of float32 that may be rounded. See
-            :func:`plan`. None leaves the choice to the planner.
+            crew: blocks that share rows; cluster: of a grid, blocks of a thread-block cluster, 1 for none;
+            arithmetic: ``"fma"`` or ``"mma"``, of float32 that may be rounded. See :func:`plan`. None leaves the
+            choice to the planner.
         chunks: in which layers of a stack run side by side, all of them, with one direction and no further
             options; 1: one layer after the other, as also by default where a schedule on CUDA is given. Dropout
             masks are drawn chunk by chunk, so that a seed gives others.

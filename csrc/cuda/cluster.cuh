@@ -50,7 +50,8 @@ class ClusterMember {
   __device__ __forceinline__ void leave() const { sync_cluster(); }
 
  protected:
-  static constexpr int kBuffers = 2, kVector = sizeof(Vector16), kMostTargets = 16 / CrewShape::kWarps;
+  static constexpr int kBuffers = 2, kVector = sizeof(Vector16),
+                       kMostTargets = CrewShape::kMostCluster / CrewShape::kWarps;
 
   // Before publishing for step n + 1: where its barrier is in targets. Its phase before, of step n - 1, is
   // over. Bytes may come before this arrival, the phase does not end.

@@ -113,8 +113,8 @@ class Positions {
   const int last_, first_, apart_;
 };
 
-// What rows enter with, in all of the first step's operand, and in both slices: rows that have not entered
-// yet hand it on. Zero where there is nothing.
+// What rows enter with, in all that the member multiplies of the first step's operand, and in both slices:
+// rows that have not entered yet hand it on. Zero where there is nothing.
 template <class Pass, class S, class Product>
 __device__ void put_initial(const Recurrence& r, const CrewShape& shape, int64_t group, int64_t first_row,
                             int rank, typename Product::Operand* operand,
@@ -125,9 +125,9 @@ __device__ void put_initial(const Recurrence& r, const CrewShape& shape, int64_t
   End initial;
   if constexpr (kind.initial >= 0) initial = r.ends[kind.initial];
   const int slice_size = shape.slice_chunks * shape.rows * kChunk;
-  for (int i = static_cast<int>(threadIdx.x); i < shape.crew * slice_size;
+  for (int i = static_cast<int>(threadIdx.x); i < shape.crew / shape.peers * slice_size;
        i += static_cast<int>(blockDim.x)) {
-    const int member = i / slice_size, within = i % slice_size;
+    const int member = i / slice_size * shape.peers + rank % shape.peers, within = i % slice_size;
     const int k = within / (shape.rows * kChunk) * kChunk + within % kChunk;
     const int64_t row = first_row + within / kChunk % shape.rows;
     // Operands with an initial value have one part.

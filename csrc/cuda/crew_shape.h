@@ -36,9 +36,14 @@ struct CrewShape {
   // Members' units are a multiple of it.
   static constexpr int kUnitsApart = 4;
   static constexpr int kMostRows = 8, kMostCrew = 256;
+  // Blocks of a thread-block cluster, and of one of several of a grid's crew: larger ones of these leave more
+  // multiprocessors without one, and have not been estimated to be faster.
+  static constexpr int kMostCluster = 16, kMostGridCluster = 8;
   // Of shared memory: barriers, as many zeros as there are rows of a chunk, operands.
   static constexpr size_t kZerosAt = 128, kOperandsAt = 256;
 
+  // Vectors of 16 bytes of partial results that a thread scatters to a peer, at most.
+  static constexpr int kMostScattered = 4;
   // Of a vector of 16 bytes in the global memory through which a grid hands on slices; one more marks it.
   static constexpr int kMarkedWords = 3;
   // Of two operands of a grid's crew.
@@ -66,7 +71,8 @@ struct CrewShape {
     chunks = crew / peers * slice_chunks;
     slice_bytes = static_cast<size_t>(slice_chunks) * rows * chunk_bytes;
     operand = crew / peers * slice_bytes;
-    if (peers > 1) sums = static_cast<size_t>(peers) * rows * columns * units * result_bytes;
+    const int sums_of_member = rows * columns * units * result_bytes;
+    if (peers > 1) sums = static_cast<size_t>(peers) * sums_of_member;
     marked_vectors = static_cast<int>(ceil_div(static_cast<int64_t>(slice_bytes), int64_t{4} * kMarkedWords));
     while (2 << cluster_bits <= std::min(cluster, kWarps)) ++cluster_bits;
     // Sums of two steps; operands of two, but that a grid's comes after all threads have read the one before;
@@ -79,8 +85,9 @@ struct CrewShape {
     operands_at = kOperandsAt + 2 * sums;
     own_at = operands_at + buffers * operand;
     results_at = own_at + own_slices * slice_bytes;
-    possible = crew % peers == 0 && (peers == 1 || columns == 1) && p.inner == parts * p.units &&
-               rows * units <= kThreads && crew <= kMostCrew;
+    possible = crew % peers == 0 && p.inner == parts * p.units && rows * units <= kThreads &&
+               crew <= kMostCrew &&
+               (peers == 1 || sums_of_member <= (kThreads >> cluster_bits) * kMostScattered * 16);
   }
 
   void lay_out(size_t result_bytes, size_t weights, size_t weights_held) {

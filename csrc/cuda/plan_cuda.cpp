@@ -230,9 +230,6 @@ void consider(Candidate& c, const CudaProblem& p, const PhaseSize& phase, const 
   c.plan.work = work;
 }
 
-// Larger ones leave more multiprocessors without one, and have not been estimated to be faster.
-constexpr int kMostOfGrid = 8;
-
 // Numbers of a grid's clusters in each crew that are worth a try: at least two.
 std::vector<int> crews_of_clusters(const CudaProblem& p, int cluster, int64_t crews) {
   const int most = static_cast<int>(p.limits.clusters_of(cluster) / crews);
@@ -254,11 +251,11 @@ std::vector<Crew> possible_crews(const CudaProblem& p, CudaSchedule schedule, in
   const auto is_wished = [](const std::optional<int>& wish, int size) { return !wish || size == *wish; };
   std::vector<Crew> crews;
   if (in_clusters(schedule)) {
-    for (int size = 2; size <= 16; size *= 2)
+    for (int size = 2; size <= CrewShape::kMostCluster; size *= 2)
       if (is_wished(p.wish_crew, size)) crews.push_back({schedule, size, size, rows});
     return crews;
   }
-  for (int cluster = 1; cluster <= (has_parts(p) ? kMostOfGrid : 1); cluster *= 2) {
+  for (int cluster = 1; cluster <= CrewShape::kMostGridCluster; cluster *= 2) {
     if (!is_wished(p.wish_cluster, cluster)) continue;
     if (p.wish_crew && *p.wish_crew >= 2 * cluster && *p.wish_crew % cluster == 0)
       crews.push_back({schedule, *p.wish_crew, cluster, rows});
@@ -329,10 +326,7 @@ CudaPlan plan_cuda(const CudaProblem& problem) {
   CudaProblem p = problem;
   p.limits = share_of(p.limits, 1 + p.beside);
   // The passes of a layer that is to scatter, but have nothing to.
-  if (!has_parts(p)) {
-    if (p.wish == CudaSchedule::scatter) p.wish = CudaSchedule::cluster;
-    p.wish_cluster.reset();
-  }
+  if (p.wish == CudaSchedule::scatter && !has_parts(p)) p.wish = CudaSchedule::cluster;
   CudaPlan by_steps = stepwise(p);
   if (p.wish == CudaSchedule::stepwise) {
     by_steps.why = "as asked for";

@@ -12,8 +12,8 @@ namespace rnnfast {
 
 // All but stepwise have all steps in one launch: rows of the batch belong to a block of threads (cta), to a
 // crew of blocks in a thread-block cluster, which hand on states or gradients of gates (cluster) or,
-// backwards, partial sums of gradients of states (scatter), or to a crew of blocks, of one cluster each or,
-// backwards, of several, that are all on the GPU at the same time (grid).
+// backwards, partial sums of gradients of states (scatter), or to a crew of blocks that are all on the GPU at
+// the same time, by themselves or in clusters that scatter partial sums (grid).
 enum class CudaSchedule { stepwise, cta, cluster, scatter, grid };
 
 constexpr bool in_clusters(CudaSchedule s) {

@@ -9,9 +9,9 @@
 namespace rnnfast::cuda {
 
 #if RNNFAST_HAS_CLUSTERS
-// Two buffers of partial results: [member][row][unit]. Why two are enough: as in ClusterLink, where operands
-// are.
-template <class C>
+// Two buffers of partial results: [member][row][column][unit]. Why two are enough: as in ClusterLink, where
+// operands are. kMostMembers: of the clusters of such a launch.
+template <class C, int kColumns, int kMostMembers>
 class ScatterLink : public ClusterMember {
  public:
   __device__ __forceinline__ ScatterLink(const Exchange&, const CrewShape& shape, unsigned char* memory)
@@ -19,14 +19,17 @@ class ScatterLink : public ClusterMember {
         own_(memory + shape.own_at),
         parts_(reinterpret_cast<const C*>(memory + shape.results_at)),
         units_(opaque(shape.units)),
-        vectors_(opaque(shape.rows * shape.units / kValues)),
+        vectors_(opaque(shape.rows * kColumns * shape.units / kValues)),
         slices_(opaque(shape.slices)),
         slices_apart_(opaque(shape.rows * shape.stride)) {
-    const int of_row = shape.units / kValues;
+    const int of_column = shape.units / kValues, i = static_cast<int>(threadIdx.x);
+    own_sums_ =
+        i < shape.rows * shape.units ? i / shape.units * kColumns * shape.units + i % shape.units : -1;
 #pragma unroll
-    for (int i = 0; i < kMostVectors; ++i) {
-      const int vector = first_vector_ + i * apart_;
-      places_[i] = vector / of_row * shape.stride + vector % of_row * kValues;
+    for (int v = 0; v < CrewShape::kMostScattered; ++v) {
+      const int vector = first_vector_ + v * apart_, column = vector / of_column;
+      places_[v] = column / kColumns * shape.stride + column % kColumns * shape.peers * shape.units +
+                   vector % of_column * kValues;
     }
   }
 
@@ -35,26 +38,28 @@ class ScatterLink : public ClusterMember {
   __device__ __forceinline__ void* slice(int) const { return own_; }
 
   // What other members have for the thread's unit, if it has one, in the order of their ranks.
-  __device__ __forceinline__ void receive(int n, C (&results)[1]) const {
-    results[0] = 0;
+  __device__ __forceinline__ void receive(int n, C (&results)[kColumns]) const {
+#pragma unroll
+    for (C& result : results) result = 0;
     if (n == 0) return;
-    const C* from = static_cast<const C*>(await(n)) + threadIdx.x;
-    const int apart = vectors_ * kValues;  // units of all rows
-    if (static_cast<int>(threadIdx.x) >= apart) return;
+    const C* from = static_cast<const C*>(await(n)) + own_sums_;
+    if (own_sums_ < 0) return;
 #pragma unroll 4
-    for (int member = 0; member < cluster_; ++member, from += apart) results[0] += *from;
+    for (int member = 0; member < cluster_; ++member, from += vectors_ * kValues)
+#pragma unroll
+      for (int column = 0; column < kColumns; ++column) results[column] += from[column * units_];
   }
 
   // Sums of the parts of a product, to the members whose units they are for.
   __device__ __forceinline__ void publish(int n) const {
     const int barrier = expect(n), to = target_offset(n, vectors_ * kVector);
 #pragma unroll
-    for (int i = 0; i < kMostVectors; ++i) {
+    for (int i = 0; i < CrewShape::kMostScattered; ++i) {
       const int vector = first_vector_ + i * apart_;
       if (vector >= vectors_) break;
 #pragma unroll
-      for (int t = 0; t < kMostTargets; ++t) {
-        if (t >= count_) break;
+      for (int t = 0; t < kMostMembers / CrewShape::kWarps; ++t) {
+        if (t > 0 && t >= count_) break;
         const C* from = parts_ + places_[i] + target_ranks_[t] * units_;
         Vector sum = *reinterpret_cast<const Vector*>(from);
 #pragma unroll 1
@@ -71,29 +76,29 @@ class ScatterLink : public ClusterMember {
 
  private:
   static constexpr int kValues = kVector / sizeof(C);
-  // A thread has a vector of each of its targets, or a few: rows and units of a member are no more than
-  // threads.
-  static constexpr int kMostVectors = CrewShape::kThreads / kValues / 32;
   struct alignas(kVector) Vector {
     C v[kValues];
   };
 
   unsigned char* const own_;
   const C* const parts_;
-  const int units_, vectors_, slices_, slices_apart_;
-  int places_[kMostVectors];  // among parts, of the thread's vectors of the first member
+  const int units_, vectors_, slices_, slices_apart_;  // vectors of a member
+  int own_sums_;                           // of the thread's unit, among those of a member; -1: it has none
+  int places_[CrewShape::kMostScattered];  // among parts, of the thread's vectors of the first member
 };
 
 // A step's product comes after its arithmetic: run_crew.
 template <class C, class Product>
 class Scatter {
  public:
-  using Link = ScatterLink<C>;
+  using Link = ScatterLink<C, Product::kColumns, CrewShape::kMostCluster>;
 
   __device__ __forceinline__ Scatter(const Link& link, const Product& product)
       : link_(link), product_(product) {}
 
-  __device__ __forceinline__ void receive(int n, C (&results)[1]) const { link_.receive(n, results); }
+  __device__ __forceinline__ void receive(int n, C (&results)[Product::kColumns]) const {
+    link_.receive(n, results);
+  }
   __device__ __forceinline__ void send(int n) const {
     sync_block();
     product_.multiply_parts(static_cast<const typename Product::Operand*>(link_.slice(n)));

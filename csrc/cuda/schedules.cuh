@@ -16,12 +16,11 @@ cudaError_t run_crews(const Run& run, const CudaPlan& plan) {
   using Phase = OnlyPhase<Pass>;
   if (plan.schedule == CudaSchedule::cluster)
     return launch_cluster<Pass, S, Product<Phase, S, CudaSchedule::cluster>>(run, plan);
-  if constexpr (Pass::kOperands[0].parts > 1) {
+  if constexpr (Pass::kOperands[0].parts > 1)
     if (plan.schedule == CudaSchedule::scatter)
       return launch_scatter<Pass, S, Product<Phase, S, CudaSchedule::scatter>>(run, plan);
-    if (plan.schedule == CudaSchedule::grid && plan.cluster > 1)
-      return launch_clustered_grid<Pass, S, Product<Phase, S, CudaSchedule::grid>>(run, plan);
-  }
+  if (plan.schedule == CudaSchedule::grid && plan.cluster > 1)
+    return launch_clustered_grid<Pass, S, Product<Phase, S, CudaSchedule::grid>>(run, plan);
   if (plan.schedule == CudaSchedule::grid)
     return launch_grid<Pass, S, Product<Phase, S, CudaSchedule::grid>>(run, plan);
   return launch_cta<Pass, S, Product<Phase, S, CudaSchedule::cta>>(run, plan);
