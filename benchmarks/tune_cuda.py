@@ -24,16 +24,18 @@ T, REPEATS = 256, 5
 
 
 def candidates(B):
-    for rows in (1, 2, 4, 8):
+    for rows in (1, 2, 4, 8, 16):
         if rows > 1 and rows >= 2 * B:
+            continue
+        for crew, cluster in itertools.product((8, 16, 32, 64, 128), (1, 2, 4, 8)):
+            if crew * -(-B // rows) <= 132 and cluster < crew:
+                yield dict(schedule="grid", crew=crew, rows=rows, cluster=cluster)
+        if rows > 8:
             continue
         yield dict(schedule="cta", crew=1, rows=rows)
         for crew in (2, 4, 8, 16):
             yield dict(schedule="cluster", crew=crew, rows=rows)
             yield dict(schedule="scatter", crew=crew, rows=rows)  # backwards; forwards it is a cluster
-        for crew, cluster in itertools.product((8, 16, 32, 64, 128), (1, 2, 4, 8)):
-            if crew * -(-B // rows) <= 132 and cluster < crew:
-                yield dict(schedule="grid", crew=crew, rows=rows, cluster=cluster)
 
 
 def label(wish):

@@ -236,7 +236,7 @@ def test_cycles_of_gpus_are_fitted_to_what_was_measured(tmp_path):
     for kind, dtype, B, H in itertools.product(("LSTM", "GRU"), ("bf16", "fp32"), (1, 16), (64, 128, 256, 512)):
         cell, of = {"LSTM": ("lstm", 4), "GRU": ("gru", 3)}[kind], {"bf16": "bfloat16", "fp32": "float32"}[dtype]
         for schedule, crew, tile in itertools.product(("cta", "cluster", "grid"), (1, 2, 8, 16, 32), (1, 2, 8)):
-            wish = dict(schedule=schedule, rows=tile, crew=crew, arithmetic=None)
+            wish = dict(schedule=schedule, rows=tile, crew=crew, cluster=1, arithmetic=None)
             known = dict(capability=90, multiprocessors=132, shared_memory=232448, clusters=(66, 33, 16, 7))
             plan = _C.plan_cuda(cell[0], 256, B, H, 1, of, **known, **wish)
             if plan.schedule == schedule:

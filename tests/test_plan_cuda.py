@@ -65,6 +65,7 @@ def test_weights_stay_on_the_chip(cell, gates, dtype, pass_, limits):
             assert p.crew * units >= H
             assert p.blocks == -(-B // rows) * p.crew
             assert rows * units <= p.threads
+            assert rows <= 8 or p.schedule == "grid"
             assert p.schedule != "scatter" or (pass_ == "bptt" and gates > 1)
             if p.schedule in ("cluster", "scatter"):
                 assert limits.capability >= (9, 0)
@@ -108,9 +109,12 @@ def test_what_decides():
     assert plan("lstm", 1024, B=300, dtype=torch.bfloat16).schedule == "stepwise"
 
 
-def bptt(H, limits=H100, **options):
+NO_ROOM = "the blocks of all crews do not fit the GPU at the same time"
+
+
+def bptt(H, limits=H100, *, dtype="float32", **options):
     wishes = dict(schedule="grid", pass_="bptt", tf32=True) | options
-    return _C.plan_cuda("lstm", 1024, 16, H, 1, "float32", **limits.as_arguments(), **wishes)
+    return _C.plan_cuda("lstm", 1024, 16, H, 1, dtype, **limits.as_arguments(), **wishes)
 
 
 def test_clusters_of_a_grid():
@@ -123,12 +127,29 @@ def test_clusters_of_a_grid():
     assert "exchange in a cluster" not in plain.work
     assert bptt(1024, cluster=1).why == FITS["grid"].replace("fits", "does not fit")
     assert bptt(1024).cluster > 1
-    assert bptt(768, A100).cluster in (0, 1)  # has no clusters
-    assert bptt(768, cluster=3).schedule == bptt(768, cluster=4, crew=50).schedule == "stepwise"
+    for a100 in (A100, A100._replace(clusters=(54, 27, 12, 6))):  # that has none
+        assert bptt(256, a100).cluster == 1
+        assert bptt(256, a100, cluster=4).why == NO_ROOM
+    assert bptt(768, cluster=3).why == bptt(768, cluster=4, crew=50).why == NO_ROOM
     assert bptt(768, cluster=4, pass_="forward").cluster == 4
     # Four clusters of four fit this GPU, and two crews of two.
     assert bptt(256, MIG_SLICE, cluster=4, rows=8).crew == 8
-    assert bptt(256, MIG_SLICE, cluster=4, rows=4).schedule == "stepwise"
+    assert bptt(256, MIG_SLICE, cluster=4, rows=4).why == NO_ROOM
+
+
+def test_more_rows_than_are_multiplied_at_a_time():
+    """Of a grid's crew, so that fewer crews need all weights."""
+    few, many = (bptt(1024, cluster=4, rows=n, dtype="bfloat16") for n in (8, 16))
+    assert (few.tile, many.tile) == ((8, 16), (16, 8))
+    assert few.blocks == many.blocks == 128
+    assert few.work["mma, issued"] == many.work["mma, issued"]  # half of the weights, twice
+    assert bptt(1536, rows=8, dtype="bfloat16").schedule == "stepwise"
+    assert bptt(1536, dtype="bfloat16").tile[0] == 16
+    for schedule in ("cta", "cluster", "scatter"):
+        assert bptt(16, schedule=schedule, rows=8).schedule == schedule
+        assert bptt(16, schedule=schedule, rows=16).schedule == "stepwise"
+    assert bptt(16, rows=16).schedule == "grid"
+    assert bptt(16, rows=16, dtype="float64").schedule == "stepwise"
 
 
 def test_a_share_of_a_gpu():

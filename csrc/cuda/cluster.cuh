@@ -35,6 +35,7 @@ class ClusterMember {
   }
 
   __device__ __forceinline__ int rank() const { return rank_; }
+  // Where a crew is one cluster.
   __device__ __forceinline__ int64_t crew() const { return blockIdx.x / cluster_; }
   // Barriers are initialised before members count bytes on them.
   __device__ __forceinline__ void ready() const { sync_cluster(); }

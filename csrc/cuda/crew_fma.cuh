@@ -193,15 +193,27 @@ class CrewFma {
   template <int kRows>
   __device__ __forceinline__ void multiply_rows(Rows<kRows>, const C* operand) const {
     const auto* from = reinterpret_cast<const Values*>(operand);
+    C* to = results_ + static_cast<int64_t>(slice_) * rows_ * shape_.stride + set_ * kSums;
+    if constexpr (kRows < Shape::kRowsAtATime) {
+      multiply_some<kRows>(from, kRows, to);
+    } else {
+#pragma unroll 1
+      for (int first = 0; first < rows_; first += kRows)
+        multiply_some<kRows>(from + first, rows_, to + first * shape_.stride);
+    }
+  }
+
+  // Of rows whose chunks are so many vectors apart.
+  template <int kRows>
+  __device__ __forceinline__ void multiply_some(const Values* from, int apart, C* to) const {
     C sums[kRows][kSums] = {};
 #pragma unroll
     for (int i = 0; i < kHeld; ++i)
       if (chunk(i) < shape_.chunks)
-        add<kRows, kSums>(from + chunk(i) * kRows, [&](int sum) { return held_[i * kSums + sum]; }, sums);
+        add<kRows, kSums>(from + chunk(i) * apart, [&](int sum) { return held_[i * kSums + sum]; }, sums);
 #pragma unroll 1
     for (int i = kHeld; chunk(i) < shape_.chunks; ++i)
-      add<kRows, kSums>(from + chunk(i) * kRows, [&](int sum) { return at(i, sum); }, sums);
-    C* to = results_ + static_cast<int64_t>(slice_) * kRows * shape_.stride + set_ * kSums;
+      add<kRows, kSums>(from + chunk(i) * apart, [&](int sum) { return at(i, sum); }, sums);
 #pragma unroll
     for (int row = 0; row < kRows; ++row)
 #pragma unroll

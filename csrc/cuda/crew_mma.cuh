@@ -49,7 +49,7 @@ class CrewMma {
     apart_ = opaque(shape.rows * kChunk);
     from_ = opaque(first_chunk * apart_ + row * kChunk + lane_pair_ * 2 * kPerRegister);
     to_ = opaque((slice_ * shape.rows + 2 * lane_pair_) * shape.stride + result(0));
-    columns_ = opaque(shape.rows - 2 * lane_pair_);
+    rows_ = opaque(shape.rows);
     weights_ = reinterpret_cast<Fragment*>(memory + shape.weights_at) + warp * beyond * 32 +
                static_cast<int>(threadIdx.x) % 32;
     const CrewWeights<Phase, S> read(shape, m, group, units, rank);
@@ -74,7 +74,10 @@ class CrewMma {
   }
   // Parts of all results, to shared memory.
   __device__ __forceinline__ void multiply_parts(const S* operand) const {
-    if (works()) multiply_tiles(operand);
+    if (!works()) return;
+#pragma unroll 1
+    for (int first_row = 0; first_row < rows_; first_row += Shape::kRowsAtATime)
+      multiply_tiles(operand + first_row * kChunk, first_row);
   }
 
  private:
@@ -111,19 +114,19 @@ class CrewMma {
     return f;
   }
 
-  __device__ __forceinline__ void multiply_tiles(const S* operand) const {
-    if (tiles_ < 2) return multiply_tiles<1>(operand);
-    if (tiles_ < 3) return multiply_tiles<2>(operand);
-    if (tiles_ < 4) return multiply_tiles<3>(operand);
-    if (tiles_ < 5) return multiply_tiles<4>(operand);
+  __device__ __forceinline__ void multiply_tiles(const S* operand, int first_row) const {
+    if (tiles_ < 2) return multiply_tiles<1>(operand, first_row);
+    if (tiles_ < 3) return multiply_tiles<2>(operand, first_row);
+    if (tiles_ < 4) return multiply_tiles<3>(operand, first_row);
+    if (tiles_ < 5) return multiply_tiles<4>(operand, first_row);
     if constexpr (Shape::most_tiles(kSchedule) > 4) {
-      if (tiles_ < 7) return multiply_tiles<6>(operand);
-      multiply_tiles<8>(operand);
+      if (tiles_ < 7) return multiply_tiles<6>(operand, first_row);
+      multiply_tiles<8>(operand, first_row);
     }
   }
 
   template <int kTiles>
-  __device__ __forceinline__ void multiply_tiles(const S* operand) const {
+  __device__ __forceinline__ void multiply_tiles(const S* operand, int first_row) const {
     constexpr int kChains = Shape::chains(kTiles), kHeldChunks = Shape::kHeld / kTiles;
     // Chunks whose operands are read at once, and waited for together.
     constexpr int kTogether = 4;
@@ -161,10 +164,10 @@ class CrewMma {
 #pragma unroll
         for (int tile = 0; tile < kTiles; ++tile) mma(sums[tile][chain], w[chain][tile].r, b[chain].r, S{});
     }
-    float* to = results_ + to_;
+    float* to = results_ + to_ + first_row * stride_;
 #pragma unroll
     for (int column = 0; column < 2; ++column, to += stride_) {
-      if (column >= columns_) return;
+      if (first_row + 2 * lane_pair_ + column >= rows_) return;
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile)
 #pragma unroll
@@ -183,8 +186,9 @@ class CrewMma {
   float* results_;
   Fragment held_[Shape::kHeld] = {};
   int slice_, group_, slices_, tiles_, stride_;
-  int count_, apart_;        // of chunks: how many; from one to the next
-  int from_, to_, columns_;  // where its operand and its results begin; of these, how many are of a row
+  int count_, apart_;  // of chunks: how many; from one to the next
+  int from_, to_;      // where its operand and its results begin
+  int rows_;
   const int lane_row_, lane_pair_;
 };
 

@@ -1,6 +1,6 @@
 // The sizes of a kernel whose blocks of threads share rows of the batch: each block of a crew has some units,
-// and the weights of their gates for all steps; each needs the whole operand of each step. No CUDA: the
-// planner counts with them, too.
+// and the weights of their gates for all steps; each needs the whole operand of each step, or a part of it.
+// No CUDA: the planner counts with them, too.
 //
 // An operand is stored as its members' slices, one behind the other; a slice as chunks of what one
 // instruction (mma) or one vector (fma) takes of each row: [chunk][row][value]. So each member's slice is
@@ -26,7 +26,8 @@ constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 // Which blocks share rows of the batch, and how they hand on.
 struct Crew {
   CudaSchedule schedule;
-  int size, cluster, rows;  // blocks of it, and of each of its thread-block clusters
+  int size, cluster;  // blocks of it, and of each of its thread-block clusters
+  int rows;           // that it owns
 
   constexpr int peers() const { return schedule == CudaSchedule::cluster ? 1 : cluster; }
 };
@@ -35,10 +36,14 @@ struct CrewShape {
   static constexpr int kThreads = 256, kWarps = kThreads / 32;
   // Members' units are a multiple of it.
   static constexpr int kUnitsApart = 4;
-  static constexpr int kMostRows = 8, kMostCrew = 256;
+  // Rows that are multiplied at a time, and rows of a crew: where a grid's crew has more than these, weights
+  // are gone through again for each so many.
+  static constexpr int kRowsAtATime = 8, kMostRows = 16;
+  static constexpr int kMostCrew = 256;
   // Blocks of a thread-block cluster, and of one of several of a grid's crew: larger ones of these leave more
   // multiprocessors without one, and have not been estimated to be faster.
   static constexpr int kMostCluster = 16, kMostGridCluster = 8;
+  static_assert(kMostGridCluster % kWarps == 0, "each warp of a member writes to so many others");
   // Of shared memory: barriers, as many zeros as there are rows of a chunk, operands.
   static constexpr size_t kZerosAt = 128, kOperandsAt = 256;
 
@@ -52,6 +57,7 @@ struct CrewShape {
   int rows, crew, cluster, columns, parts, slices = 1;
   int peers;           // members, itself too, that have parts of each other's results; 1: has its own, whole
   int units, results;  // of a member: units; matrix results of a row
+  int times;           // that weights are multiplied at a step
   int cluster_bits = 0;     // 2 to the power of it: as many as a cluster has blocks, but no more than warps
   int chunk, slice_chunks;  // values of a row; chunks of a member's slice
   int chunks, stride = 0;   // of the operand that is multiplied; from row to row of results
@@ -62,7 +68,12 @@ struct CrewShape {
 
  protected:
   CrewShape(const PhaseSize& p, const Crew& c, int chunk_bytes, int value_bytes, int result_bytes)
-      : rows(c.rows), crew(c.size), cluster(c.cluster), columns(p.columns), peers(c.peers()) {
+      : rows(c.rows),
+        crew(c.size),
+        cluster(c.cluster),
+        columns(p.columns),
+        peers(c.peers()),
+        times(static_cast<int>(ceil_div(c.rows, kRowsAtATime))) {
     parts = static_cast<int>(p.inner / p.units);
     units = static_cast<int>(round_up(ceil_div(p.units, crew), kUnitsApart));
     results = columns * units * peers;
@@ -87,6 +98,7 @@ struct CrewShape {
     results_at = own_at + own_slices * slice_bytes;
     possible = crew % peers == 0 && p.inner == parts * p.units && rows * units <= kThreads &&
                crew <= kMostCrew &&
+               (c.schedule == CudaSchedule::grid ? peers <= kMostGridCluster : rows <= kRowsAtATime) &&
                (peers == 1 || sums_of_member <= (kThreads >> cluster_bits) * kMostScattered * 16);
   }
 
@@ -159,7 +171,7 @@ struct CrewFmaShape : CrewShape {
   CrewFmaShape(const PhaseSize& p, const Crew& c, int value_bytes)
       : CrewShape(p, c, kChunkBytes, value_bytes, value_bytes) {
     sets = static_cast<int>(ceil_div(results, kSums));
-    if (sets > kThreads || rows * value_bytes > kMostRows * 4) {
+    if (sets > kThreads || rows > (value_bytes == 8 ? 4 : kMostRows)) {
       possible = false;
       return;
     }
@@ -193,7 +205,7 @@ struct CrewFmaShape : CrewShape {
   // as rows may be.
   void choose_lanes(int most_held) {
     int fewest = 1;
-    while (fewest < kMostRows && units * 2 * fewest <= kThreads) fewest *= 2;
+    while (fewest < kRowsAtATime && units * 2 * fewest <= kThreads) fewest *= 2;
     int64_t least = -1;
     for (int n = 1, rounds = 0; n <= 32 && units * n <= kThreads; n *= 2, ++rounds) {
       const int own = static_cast<int>(ceil_div(chunks, n));

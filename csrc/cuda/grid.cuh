@@ -41,7 +41,8 @@ class GridLink {
   __device__ __forceinline__ void ready() const { sync_block(); }
 
   // Ends: all members run, since the launch is cooperative, and take part in the same steps; none waits for
-  // step n without having published for it, which waits for nothing but the operand of step n - 1.
+  // step n without having published for it, which waits for nothing but the operand of step n - 1 (and, where
+  // there are clusters, for what grid_of_clusters.cuh says).
   __device__ __forceinline__ const void* await(int n) const {
     if (n == 0) return operand_;
     const Vector16* from = from_ + (n & 1) * buffer_;

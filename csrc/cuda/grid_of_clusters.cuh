@@ -48,7 +48,9 @@ class GatherAndScatter {
 
   // Sums are counted from one: those of the n-th step come between its operand and the next one.
   __device__ __forceinline__ void receive(int n, C (&results)[Product::kColumns]) const {
-    product_.multiply_parts(static_cast<const typename Product::Operand*>(link_.operands().await(n)));
+    const auto* operand = static_cast<const typename Product::Operand*>(link_.operands().await(n));
+    sync_warp();  // as in Gather
+    product_.multiply_parts(operand);
     sync_block();
     link_.sums().publish(n);
     link_.sums().receive(n + 1, results);

@@ -109,13 +109,14 @@ WorkCount member_work(const CudaProblem&, const CrewMmaShape& shape) {
   const double weights = warps * fragments * CrewMmaShape::kFragmentBytes - static_cast<double>(shape.held);
   const double operands =
       static_cast<double>(shape.groups * shape.chunks * shape.rows * CrewMmaShape::kChunkBytes);
-  WorkCount work = crew_work(shape, weights + operands + slices_bytes(shape, 4));
+  WorkCount work = crew_work(shape, weights * shape.times + operands + slices_bytes(shape, 4));
   work[Work::step_mma] = 1;
   work[Work::slice] = shape.slices;
   // Whichever takes longer.
   const int chains = shape.tiles >= 3 ? shape.tiles : 4;
   WorkCount issued, waited_for;
-  issued[Work::mma_issue] = fragments * turns, waited_for[Work::mma_latency] = fragments / chains;
+  issued[Work::mma_issue] = fragments * turns * shape.times;
+  waited_for[Work::mma_latency] = fragments / chains * shape.times;
   const bool waits = waited_for.cycles() > issued.cycles();
   const Work longer = waits ? Work::mma_latency : Work::mma_issue;
   work[longer] = waits ? waited_for[longer] : issued[longer];
@@ -143,7 +144,8 @@ WorkCount member_work(const CudaProblem& p, const CrewFmaShape& shape) {
   const double threads = static_cast<double>(shape.sets * shape.slices);
   const double turns = static_cast<double>(ceil_div(shape.sets * shape.slices, 32 * gpu::kSchedulers));
   const double idle = turns * 32 * gpu::kSchedulers / threads;
-  WorkCount work = crew_work(shape, weights + operands + slices_bytes(shape, compute_bytes(p.dtype)));
+  WorkCount work =
+      crew_work(shape, weights * shape.times + operands + slices_bytes(shape, compute_bytes(p.dtype)));
   work[Work::step_fma] = 1;
   work[Work::slice] = shape.slices;
   work[fma] = sums * shape.chunk * shape.rows * idle;
@@ -166,9 +168,9 @@ void add_exchange(WorkCount& work, CudaSchedule schedule, const CrewShape& shape
     work[Work::cluster_member] = shape.cluster;
     work[Work::cluster_part] = shape.parts;
   }
-  // Of each peer a partial result is written, and read by its unit's thread; another barrier of the block.
+  // Of each peer partial results are written, and read by their unit's thread; another barrier of the block.
   if (shape.peers > 1) {
-    work[Work::cluster_part] = 1;
+    work[Work::cluster_part] = shape.columns;
     work[Work::slice] += shape.peers;
     work[Work::scatter] = 1;
   }
@@ -230,11 +232,12 @@ void consider(Candidate& c, const CudaProblem& p, const PhaseSize& phase, const 
   c.plan.work = work;
 }
 
-// Numbers of a grid's clusters in each crew that are worth a try: at least two.
-std::vector<int> crews_of_clusters(const CudaProblem& p, int cluster, int64_t crews) {
+// Numbers of clusters, of so many blocks each, that a grid's crews may have and are worth a try: at least
+// two.
+std::vector<int> clusters_of_a_crew(const CudaProblem& p, int cluster, int64_t crews) {
   const int most = static_cast<int>(p.limits.clusters_of(cluster) / crews);
   std::vector<int> counts;
-  for (int blocks = 2 * cluster; blocks <= most * cluster; blocks *= 2) counts.push_back(blocks / cluster);
+  for (int count = 2; count <= most; count *= 2) counts.push_back(count);
   // As many as there is room for, and those whose units fill chunks of the operand.
   counts.push_back(most);
   for (int units = 8; units <= CrewShape::kThreads; units += 8)
@@ -255,23 +258,24 @@ std::vector<Crew> possible_crews(const CudaProblem& p, CudaSchedule schedule, in
       if (is_wished(p.wish_crew, size)) crews.push_back({schedule, size, size, rows});
     return crews;
   }
-  for (int cluster = 1; cluster <= CrewShape::kMostGridCluster; cluster *= 2) {
+  const int most = p.limits.capability < gpu::kLeastForClusters ? 1 : CrewShape::kMostGridCluster;
+  for (int cluster = 1; cluster <= most; cluster *= 2) {
     if (!is_wished(p.wish_cluster, cluster)) continue;
     if (p.wish_crew && *p.wish_crew >= 2 * cluster && *p.wish_crew % cluster == 0)
       crews.push_back({schedule, *p.wish_crew, cluster, rows});
     if (p.wish_crew) continue;
-    for (const int count : crews_of_clusters(p, cluster, ceil_div(p.B, int64_t{rows}) * p.G))
+    for (const int count : clusters_of_a_crew(p, cluster, ceil_div(p.B, int64_t{rows}) * p.G))
       crews.push_back({schedule, count * cluster, cluster, rows});
   }
   return crews;
 }
 
-// Any step takes that long: so that plans need not be tried which cannot be the fastest.
-double least_cycles(CudaSchedule schedule) {
-  WorkCount work;
-  work[Work::gate] = 1;
-  if (schedule == CudaSchedule::grid) work[Work::grid_exchange] = work[Work::step_fma] = 1;
-  return work.cycles();
+// Any step of a grid takes that long: its many plans need not be tried where another is faster.
+double least_cycles_of_a_grid() {
+  WorkCount fma, mma;
+  fma[Work::grid_exchange] = fma[Work::step_fma] = fma[Work::gate] = 1;
+  mma[Work::grid_exchange] = mma[Work::step_mma] = mma[Work::gate] = 1;
+  return std::min(fma.cycles(), mma.cycles());
 }
 
 Candidate candidate(const CudaProblem& p, CudaSchedule schedule) {
@@ -281,9 +285,11 @@ Candidate candidate(const CudaProblem& p, CudaSchedule schedule) {
   if (!c.obstacle.empty()) return c;
   c.obstacle = room(schedule).weights;
   const PhaseSize phase = phase_sizes(p)[0];
-  for (const int rows : {1, 2, 4, CrewShape::kMostRows}) {
+  bool any = false;
+  for (const int rows : {1, 2, 4, CrewShape::kRowsAtATime, CrewShape::kMostRows}) {
     if (p.wish_rows && rows != *p.wish_rows) continue;
     for (const Crew& crew : possible_crews(p, schedule, rows)) {
+      any = true;
       // Where float32 may be rounded it need not be, if that is not slower; nor need tensor cores multiply 16
       // bits, where a block's lanes have all weights (the last condition of consider).
       const bool both = takes_mma(p) && (storage_bytes(p.dtype) != 2 || schedule == CudaSchedule::cta);
@@ -293,6 +299,7 @@ Candidate candidate(const CudaProblem& p, CudaSchedule schedule) {
         consider<CrewMmaShape>(c, p, phase, crew);
     }
   }
+  if (!any) c.obstacle = room(schedule).blocks;
   return c;
 }
 
@@ -338,7 +345,9 @@ CudaPlan plan_cuda(const CudaProblem& problem) {
   for (const CudaSchedule schedule :
        {CudaSchedule::cta, CudaSchedule::cluster, CudaSchedule::scatter, CudaSchedule::grid}) {
     if (p.wish && schedule != *p.wish) continue;
-    if (!p.wish && best.plan.crew > 0 && best.plan.work.cycles() < least_cycles(schedule)) continue;
+    if (!p.wish && schedule == CudaSchedule::grid && best.plan.crew > 0 &&
+        best.plan.work.cycles() < least_cycles_of_a_grid())
+      continue;
     const Candidate c = candidate(p, schedule);
     if (first ||
         (c.obstacle.empty() && (!best.obstacle.empty() || c.plan.microseconds < best.plan.microseconds)))

@@ -197,7 +197,8 @@ class ExchangeArray {
   Tensor operands_;
 };
 
-// As plan_cuda. All crews are tried in up to 30 us, so that a thread keeps the plans that it made lately.
+// As plan_cuda. All crews are tried in tens of microseconds, so that a thread keeps the plans that it made
+// lately.
 CudaPlan known_plan(const CudaProblem& p, int32_t device) {
   const auto key = std::make_tuple(device, p.cell, p.pass, p.dtype, p.T, p.B, p.H, p.P, p.G, p.tf32, p.beside,
                                    p.captured_packed, p.stride, p.noisy, p.wish, p.wish_rows, p.wish_crew,

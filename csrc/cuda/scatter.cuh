@@ -9,8 +9,8 @@
 namespace rnnfast::cuda {
 
 #if RNNFAST_HAS_CLUSTERS
-// Two buffers of partial results: [member][row][column][unit]. Why two are enough: as in ClusterLink, where
-// operands are. kMostMembers: of the clusters of such a launch.
+// Two buffers of partial results: [member][row][column][unit]. Why two are enough: as ClusterMember
+// says. kMostMembers: of the clusters of such a launch.
 template <class C, int kColumns, int kMostMembers>
 class ScatterLink : public ClusterMember {
  public:
@@ -37,7 +37,7 @@ class ScatterLink : public ClusterMember {
   // One: it has been multiplied by all threads before they put the next one.
   __device__ __forceinline__ void* slice(int) const { return own_; }
 
-  // What other members have for the thread's unit, if it has one, in the order of their ranks.
+  // What members have for the thread's unit, if it has one, in the order of their ranks.
   __device__ __forceinline__ void receive(int n, C (&results)[kColumns]) const {
 #pragma unroll
     for (C& result : results) result = 0;

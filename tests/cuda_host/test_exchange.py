@@ -38,10 +38,10 @@ FAULTS = {
     "no barrier before sums": (
         "clusters",
         "grid_of_clusters.cuh",
-        "sync_block();\n      link_.sums()",
+        "sync_block();\n    link_.sums()",
         "link_.sums()",
     ),
-    "sums of the next step": ("clusters", "grid_of_clusters.cuh", "publish(n - 1)", "publish(n)"),
+    "sums of the next step": ("clusters", "grid_of_clusters.cuh", "receive(n + 1", "receive(n"),
     "one buffer of clusters' sums": (
         "clusters",
         "cluster.cuh",

@@ -42,9 +42,11 @@ def wish(operators, schedule, rows, crew, arithmetic=None):
     operators.wish_cuda_plan("grid" if schedule == CLUSTERED else schedule, rows, crew, arithmetic, cluster)
 
 
-def wish_any(operators, schedule, crews=CREWS):
+def wish_any(operators, schedule, dtype, crews=CREWS):
     """A plan of random sizes; few crews where all their blocks run at the same time."""
-    rows = random.choice([4] if schedule in ("grid", CLUSTERED) else [1, 2, 4])
+    rows = random.choice([1, 2, 4])
+    if schedule in ("grid", CLUSTERED):
+        rows = 4 if dtype == torch.float64 else random.choice([4, 8, 16])
     wish(operators, schedule, rows, random.choice(crews[schedule]), random.choice([None, "mma"]))
 
 
@@ -70,7 +72,7 @@ def on_host(operators, monkeypatch):
 @pytest.mark.parametrize(("kind", "schedule"), served(KINDS))
 def test_options(on_host, kind, schedule, dtype):
     for problem in few(small_problems(kind, dtype)):
-        wish_any(on_host, schedule)
+        wish_any(on_host, schedule, dtype)
         check_against_oracle(problem)
         by_steps = problem.is_stepwise or "at the same time" in on_host.last_cuda_plan()
         assert is_planned(on_host, "stepwise" if by_steps else schedule)
@@ -87,7 +89,7 @@ def test_many_problems(on_host, kind, schedule, dtype, seed):
     for problem in small_problems(kind, dtype):
         of_clusters = [2, 4, 8, 16]
         crews = {"cta": [None], "cluster": of_clusters, "scatter": of_clusters, "grid": [2, 3, 7]}
-        wish_any(on_host, schedule, {**CREWS, **crews})
+        wish_any(on_host, schedule, dtype, {**CREWS, **crews})
         check_against_oracle(problem)
 
 
@@ -149,6 +151,27 @@ def test_rows_of_a_crew_do_not_change_the_bits(on_host, kind, dtype, schedule, c
         seen.append([*results, *p.gradients(results).values()])
         assert f" tile={rows}x" in on_host.last_cuda_plan()
     assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
+
+
+@pytest.mark.parametrize("arithmetic", ["fma", "mma"])
+@pytest.mark.parametrize(("schedule", "crew"), [("grid", 5), (CLUSTERED, (6, 2))])
+@pytest.mark.parametrize("kind", problems.CELLS)
+def test_rows_that_are_multiplied_one_part_after_the_other(on_host, kind, schedule, crew, arithmetic):
+    """More than a tensor core's instruction or a thread's sums take, of which some are not there, by weights in
+    registers and in shared memory: the bits of half as many."""
+    p = draw(3, 13, random.choice([37, 66, 80]), 1, torch.float32, cell=kind)
+    args = (p.gates, None, p.w_hh, None, None, p.bias, p.h0, p.c0, *p.options)
+    precision = "tf32" if arithmetic == "mma" else "ieee"
+    seen = []
+    for rows in (8, 16):
+        wish(on_host, schedule, rows, crew, arithmetic)
+        if arithmetic == "fma":
+            check_against_oracle(p)
+        seen.append(on_host.recurrence(*args, precision=precision)[0])
+        assert is_planned(on_host, schedule)
+        assert f" {arithmetic} " in on_host.last_cuda_plan()
+        assert f" tile={rows}x" in on_host.last_cuda_plan()
+    assert torch.equal(*seen)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
