@@ -238,9 +238,9 @@ std::vector<int> clusters_of_a_crew(const CudaProblem& p, int cluster, int64_t c
   const int most = static_cast<int>(p.limits.clusters_of(cluster) / crews);
   std::vector<int> counts;
   for (int count = 2; count <= most; count *= 2) counts.push_back(count);
-  // As many as there is room for, and those whose units fill chunks of the operand.
+  // As many as there is room for, and the fewest whose members have so many units.
   counts.push_back(most);
-  for (int units = 8; units <= CrewShape::kThreads; units += 8)
+  for (int units = CrewShape::kUnitsApart; units <= CrewShape::kThreads; units += CrewShape::kUnitsApart)
     counts.push_back(static_cast<int>(std::min<int64_t>(ceil_div(p.H, int64_t{units} * cluster), most)));
   std::sort(counts.begin(), counts.end());
   counts.erase(std::unique(counts.begin(), counts.end()), counts.end());
