@@ -31,9 +31,7 @@ STEADY = 0.01  # how much a relative change of a kind's cycles weighs beside a r
 def plan(row, T, limits, pass_):
     """What was measured, or for the row of the planner's choice what it would be now."""
     dtype, tf32 = DTYPES[row["dtype"]]
-    wish = {} if row["wanted"] == "plan" else dict(row["wish"])
-    if wish.get("schedule") == "grid":
-        wish.setdefault("cluster", 1)  # records of before there were others
+    wish = {} if row["wanted"] == "plan" else row["wish"]
     known = rnnfast.CudaLimits(**{**limits, "capability": tuple(limits["capability"])})
     options = dict(**known.as_arguments(), pass_=pass_, tf32=tf32, **wish)
     return _C.plan_cuda(CELLS[row["kind"]], T, row["B"], row["H"], 1, dtype, **options)

@@ -142,6 +142,7 @@ def test_an_infinite_weight_stays_where_it_is(on_host, H):
 @pytest.mark.parametrize("kind", problems.CELLS)
 def test_rows_of_a_crew_do_not_change_the_bits(on_host, kind, dtype, schedule, crew):
     arithmetic = random.choice(["fma", "mma"])  # where 16 bits may have both
+    sizes = "crew={} cluster={}".format(*crew) if schedule == CLUSTERED else f"crew={crew}"
     p = draw(4, 5, 37, 2, dtype, cell=kind, direction=2)
     seen = []
     for rows in (1, 4):
@@ -149,7 +150,7 @@ def test_rows_of_a_crew_do_not_change_the_bits(on_host, kind, dtype, schedule, c
         results = p.forward(saves=True)
         assert is_planned(on_host, "cluster" if schedule == "scatter" else schedule)
         seen.append([*results, *p.gradients(results).values()])
-        assert f" tile={rows}x" in on_host.last_cuda_plan()
+        assert f"{sizes} tile={rows}x" in on_host.last_cuda_plan()
     assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
 
 
