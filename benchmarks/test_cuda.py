@@ -2,7 +2,7 @@
 
 Four grids: that of FlashRNN's figure (one head, B = 16, T = 1024), Haste's (T = 50, float32), the shape of
 fastrnns, and stacks of layers, also beside our own with one layer after the other. Each call is synchronised.
-``tf32`` is float32 with torch.backends.cudnn.allow_tf32, and matrix products that may round likewise.
+``tf32`` is float32 with torch.backends.cudnn.allow_tf32, torch's default; ``float32`` without.
 """
 
 import itertools
@@ -36,13 +36,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:RNN module weights are not part 
 @pytest.fixture
 def precision():
     """precision(tf32): how float32 is multiplied, until the test ends."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    before = torch.backends.cudnn.allow_tf32
 
-    def set_all(tf32):
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+    def set_to(tf32):
+        torch.backends.cudnn.allow_tf32 = tf32
 
-    yield set_all
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+    yield set_to
+    torch.backends.cudnn.allow_tf32 = before
 
 
 def in_a_row(work):

@@ -80,7 +80,7 @@ def largest_error(found, expected):
 
 def measure(kind, dtype, B, H):
     of, tf32 = DTYPES[dtype]
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
     pair = Pair.of(kind, T, B, H, device="cuda", dtype=of)
     pair.peer.flatten_parameters()
     rows = []

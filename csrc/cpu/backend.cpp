@@ -62,8 +62,10 @@ Summands<S> summands(const Tensor& rows, int64_t first) {
 
 }  // namespace
 
-void product_to(Tensor& to, const Tensor& a, const Tensor& b) { rnnfast::product_to(to, a, b); }
-void add_product(Tensor& to, const Tensor& a, const Tensor& b) { rnnfast::add_product(to, a, b); }
+void product_to(Tensor& to, const Tensor& a, const Tensor& b, const OnGpu&) { rnnfast::product_to(to, a, b); }
+void add_product(Tensor& to, const Tensor& a, const Tensor& b, const OnGpu&) {
+  rnnfast::add_product(to, a, b);
+}
 
 void sum_rows(const Tensor& rows, int64_t first, Tensor& to) {
   with_storage_type(dtype_of(to, "sums"), [&](auto type) {

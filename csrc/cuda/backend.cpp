@@ -1,9 +1,9 @@
 // A GPU's part of a layer, besides its recurrence: products and sums by torch's operators.
 #include "../layer/backend.h"
 
-#include "device.h"
 #include "dispatch.h"
 #include "indices.h"
+#include "products.h"
 
 namespace rnnfast::backend {
 namespace {
@@ -47,11 +47,13 @@ Tensor row_numbers(const Layout::Runs& runs, const Tensor& like) {
 
 }  // namespace
 
-void product_to(Tensor& to, const Tensor& a, const Tensor& b) { cuda::multiply(to, a, b); }
+void product_to(Tensor& to, const Tensor& a, const Tensor& b, const OnGpu& on_gpu) {
+  cuda::multiply(to, a, b, on_gpu.tf32);
+}
 
-void add_product(Tensor& to, const Tensor& a, const Tensor& b) {
+void add_product(Tensor& to, const Tensor& a, const Tensor& b, const OnGpu& on_gpu) {
   Tensor more = empty_contiguous({a.size(0), b.size(1)}, a);
-  cuda::multiply(more, a, b);
+  cuda::multiply(more, a, b, on_gpu.tf32);
   torch::stable::copy_(to, sum_of(to, more));
 }
 

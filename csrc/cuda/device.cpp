@@ -6,7 +6,6 @@
 #include <mutex>
 #include <vector>
 
-#include "dispatch.h"
 #include "kernels.h"
 
 namespace rnnfast::cuda {
@@ -22,18 +21,37 @@ int attribute(cudaDeviceAttr which, int32_t device) {
   return value;
 }
 
-// The stable ABI has the handle of a stream only from torch 2.13 on; this function of libtorch_cuda is older.
-// It is found at run time, since a build against a CPU torch cannot link to it.
+// A function of libtorch_cuda, or of what that has loaded; null where there is none of the name. At run time,
+// since a build against a CPU torch cannot link to it.
+template <class Function>
+void find(const char* name, Function& function) {
+  static void* const library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+  function = reinterpret_cast<Function>(dlsym(library ? library : RTLD_DEFAULT, name));
+}
+
+// The stable ABI has the handle of a stream only from torch 2.13 on; this one is older.
 using StreamFunction = AOTITorchError (*)(int32_t device, void** stream);
 
 StreamFunction stream_function() {
   static const StreamFunction function = [] {
-    void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
-    void* found = dlsym(library ? library : RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream");
-    return reinterpret_cast<StreamFunction>(found);
+    StreamFunction found = nullptr;
+    find("aoti_torch_get_current_cuda_stream", found);
+    return found;
   }();
   return function;
 }
+
+struct BlasFunctions {
+  BlasFunctions() {
+    find("torch_get_current_cuda_blas_handle", handle);
+    find("cublasSetMathMode", blas.set_math);
+    find("cublasSgemm_v2_64", blas.gemm);
+    find("cublasSgemmStridedBatched_64", blas.gemm_batched);
+  }
+
+  AOTITorchError (*handle)(void** handle) = nullptr;
+  Blas blas;
+};
 
 }  // namespace
 
@@ -84,13 +102,12 @@ bool is_captured(cudaStream_t stream) {
   return status != cudaStreamCaptureStatusNone;
 }
 
-void multiply(Tensor& to, const Tensor& a, const Tensor& b) {
-  const char* name = a.dim() == 2 ? "aten::mm" : "aten::bmm";
-  if (to.scalar_type() == a.scalar_type()) {
-    call(name, "out", a, b, to);
-  } else {
-    call(name, "dtype_out", a, b, to.scalar_type(), to);
-  }
+std::optional<Blas> blas() {
+  static const BlasFunctions functions;
+  Blas found = functions.blas;
+  if (!functions.handle || !found.set_math || !found.gemm || !found.gemm_batched) return std::nullopt;
+  require(functions.handle(&found.handle) == AOTI_TORCH_SUCCESS, "torch has no handle of cuBLAS");
+  return found;
 }
 
 }  // namespace rnnfast::cuda

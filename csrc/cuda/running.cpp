@@ -9,6 +9,7 @@
 #include "dispatch.h"
 #include "indices.h"
 #include "kernels.h"
+#include "products.h"
 
 namespace rnnfast {
 namespace {
@@ -69,7 +70,7 @@ Tensor tensor_at(const void* data, const Shape& sizes, const Shape& strides, Dty
 // W_ih x of all steps, in the dtype that is computed with: what forward passes have computed ahead.
 class Projection {
  public:
-  Projection(const Recurrence& r, Dtype dtype, const Tensor& like) {
+  Projection(const Recurrence& r, Dtype dtype, const Tensor& like, std::optional<bool> tf32) {
     const Stream& x = r.streams[ForwardPlaces::kInput];
     const Matrix& w = r.matrices[ForwardPlaces::kWih];
     const int64_t K = w.rows, I = w.columns,
@@ -84,7 +85,7 @@ class Projection {
     }
     const Tensor weights = tensor_at(w.data, {I, r.G * K}, {1, w.row}, dtype, like);
     result_ = empty_contiguous({N, r.G * K}, like, torch_dtype(computed_with(dtype)));
-    cuda::multiply(*result_, rows, weights);
+    cuda::multiply(*result_, rows, weights, tf32);
     const int64_t row = r.G * K;
     stream_ = {result_->data_ptr(), K, by_steps ? r.B * row : row, by_steps ? row : r.T * row};
   }
@@ -123,8 +124,9 @@ class Squares {
 // What a stepwise run works in, and its products.
 class StepwiseArrays {
  public:
-  StepwiseArrays(const Recurrence& r, const PassInfo& info, Dtype dtype, const Tensor& like)
-      : r_(r), info_(info), dtype_(dtype), like_(like) {
+  StepwiseArrays(const Recurrence& r, const PassInfo& info, Dtype dtype, const Tensor& like,
+                 std::optional<bool> tf32)
+      : r_(r), info_(info), dtype_(dtype), like_(like), tf32_(tf32) {
     const Dtype computed = computed_with(dtype);
     for (int i = 0; i < info.operands; ++i)
       for (int buffer = 0; buffer < 2; ++buffer)
@@ -144,7 +146,7 @@ class StepwiseArrays {
   void multiply(int phase, int buffer, int64_t rows) const {
     const cuda::PhaseInfo& p = info_.phase[phase];
     Tensor out = first_rows(*results_[phase], rows);
-    cuda::multiply(out, first_rows(*operands_[p.operand][buffer], rows), weights_[phase]);
+    cuda::multiply(out, first_rows(*operands_[p.operand][buffer], rows), weights_[phase], tf32_);
   }
 
  private:
@@ -175,6 +177,7 @@ class StepwiseArrays {
   const PassInfo& info_;
   const Dtype dtype_;
   const Tensor& like_;
+  const std::optional<bool> tf32_;
   OptionalTensor operands_[2][2], results_[cuda::kMostPhases], carries_[cuda::kMostCarries], sums_;
   std::vector<Tensor> weights_;
   cuda::Workspace workspace_;
@@ -215,7 +218,7 @@ CudaPlan plan_for(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const 
                   int32_t device, cudaStream_t stream) {
   CudaProblem problem;
   problem.cell = cell, problem.pass = pass, problem.dtype = dtype;
-  problem.tf32 = on_gpu.tf32, problem.beside = on_gpu.beside;
+  problem.tf32 = on_gpu.tf32.value_or(false), problem.beside = on_gpu.beside;
   problem.T = r.T, problem.B = r.B, problem.H = r.units[0], problem.P = r.units[1], problem.G = r.G;
   problem.limits = cuda::limits_of(device);
   problem.captured_packed = r.offsets && cuda::is_captured(stream);
@@ -262,14 +265,14 @@ void backend::plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtyp
 
   std::optional<Projection> projection;
   if (pass == Pass::forward && r.matrices[ForwardPlaces::kWih].data)
-    run.computed = projection.emplace(r, dtype, like).stream();
+    run.computed = projection.emplace(r, dtype, like, on_gpu.tf32).stream();
   std::optional<Squares> squares;
   if (r.norms.data) run.computed = squares.emplace(r, dtype, like).stream();
   std::vector<Tensor> sizes;
   const PassInfo info = cuda::pass_info(cell, pass, r.units[1] > 0, r.noise.any());
   std::optional<StepwiseArrays> arrays;
   if (plan.schedule == CudaSchedule::stepwise) {
-    run.workspace = arrays.emplace(r, info, dtype, like).workspace();
+    run.workspace = arrays.emplace(r, info, dtype, like, on_gpu.tf32).workspace();
     run.multiply = [&](int phase, int buffer, int64_t rows) { arrays->multiply(phase, buffer, rows); };
   } else if (r.offsets) {
     for (const int64_t* numbers : {r.counts, r.offsets})

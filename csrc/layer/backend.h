@@ -6,10 +6,11 @@
 
 namespace rnnfast::backend {
 
-// How a GPU is to run a pass: whether float32 may be rounded to TF32 in products, and how many other passes
-// are to run at the same time.
+// How a GPU is to run a pass and the products around it: whether float32 may be rounded to TF32 where it is
+// multiplied (absent: in kernels not, in products as torch's own are set), and how many other passes are to
+// run at the same time.
 struct OnGpu {
-  bool tf32 = false;
+  std::optional<bool> tf32 = {};
   int64_t beside = 0;
 };
 
@@ -18,8 +19,8 @@ void plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtype, const 
                   const OnGpu& on_gpu);
 
 // to = a b and to += a b, for 2-D arrays with contiguous rows or columns; the rows of `to` are contiguous.
-void product_to(Tensor& to, const Tensor& a, const Tensor& b);
-void add_product(Tensor& to, const Tensor& a, const Tensor& b);
+void product_to(Tensor& to, const Tensor& a, const Tensor& b, const OnGpu& on_gpu);
+void add_product(Tensor& to, const Tensor& a, const Tensor& b, const OnGpu& on_gpu);
 
 // The sums over all rows of as many columns as the 1-D `to` has, from `first` on.
 void sum_rows(const Tensor& rows, int64_t first, Tensor& to);

@@ -7,12 +7,6 @@
 
 namespace rnnfast {
 
-inline Tensor product(const Tensor& a, const Tensor& b) {
-  Tensor out = empty_contiguous({a.size(0), b.size(1)}, a);
-  backend::product_to(out, a, b);
-  return out;
-}
-
 // What BPTT leaves: the gradients of the loss for the gates, those of W_hh h where they differ (GRU), for all
 // states (with projection), and for initial states but what comes through W_hh.
 struct BpttResult {
@@ -37,13 +31,14 @@ class LayerGradients {
     kNorms = 1024
   };
 
-  LayerGradients(const Layout& layout, const BpttResult& bptt, int64_t needs)
+  LayerGradients(const Layout& layout, const BpttResult& bptt, int64_t needs, const backend::OnGpu& on_gpu)
       : layout_(layout),
         G_(layout.G),
         K_(bptt.dgates.size(bptt.dgates.dim() - 1)),
         bptt_(bptt),
         rows_(flat(bptt.dgates)),
-        needs_(needs) {
+        needs_(needs),
+        on_gpu_(on_gpu) {
     if (!bptt.dinner) {
       of_w_hh_ = {{rows_, K_, K_}};
     } else {
@@ -109,9 +104,9 @@ class LayerGradients {
       for (const Columns& columns : of_w_hh_) {
         Tensor own = view_of(dw, {columns.width, P}, {P, 1}, row * P);
         const Tensor d = columns_of(columns, g, all ? Layout::Runs{{0, rows_.size(0)}} : going_on);
-        backend::product_to(own, transposed(d), state);
+        backend::product_to(own, transposed(d), state, on_gpu_);
         if (h0 && !all)
-          backend::add_product(own, transposed(columns_of(columns, g, entering(g))), group(*h0, g));
+          backend::add_product(own, transposed(columns_of(columns, g, entering(g))), group(*h0, g), on_gpu_);
         row += columns.width;
       }
     }
@@ -127,7 +122,7 @@ class LayerGradients {
     for (int64_t g = 0; g < G_; ++g) {
       Tensor own = view_of(dw, {P, H}, {H, 1}, g * P * H);
       const Layout::Runs all{{0, rows_.size(0)}};
-      backend::product_to(own, transposed(part(dh, all, g * P, P)), part(m, all, g * H, H));
+      backend::product_to(own, transposed(part(dh, all, g * P, P)), part(m, all, g * H, H), on_gpu_);
     }
     return reshaped(dw, shape_of(*given));
   }
@@ -145,7 +140,7 @@ class LayerGradients {
       for (const Columns& columns : of_w_hh_) {
         const Tensor d = columns_of(columns, g, entering(g));
         const Tensor w_rows = view_of(w, {columns.width, P}, {w.stride(0), w.stride(1)}, row * w.stride(0));
-        adds ? backend::add_product(own, d, w_rows) : backend::product_to(own, d, w_rows);
+        adds ? backend::add_product(own, d, w_rows, on_gpu_) : backend::product_to(own, d, w_rows, on_gpu_);
         row += columns.width;
       }
     }
@@ -166,6 +161,12 @@ class LayerGradients {
     Tensor all;
     int64_t of_group, width;
   };
+
+  Tensor product(const Tensor& a, const Tensor& b) const {
+    Tensor out = empty_contiguous({a.size(0), b.size(1)}, a);
+    backend::product_to(out, a, b, on_gpu_);
+    return out;
+  }
 
   static Tensor flat(const Tensor& t) { return as_rows(groups_joined(t)); }
 
@@ -225,6 +226,7 @@ class LayerGradients {
   const BpttResult& bptt_;
   const Tensor rows_;
   const int64_t needs_;
+  const backend::OnGpu on_gpu_;
   std::vector<Columns> of_w_hh_;  // one below the other: the rows of dW_hh
 };
 

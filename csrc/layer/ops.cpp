@@ -10,7 +10,7 @@ namespace {
 backend::OnGpu on_gpu(const std::optional<Text>& precision, int64_t beside) {
   require(!precision || *precision == "ieee" || *precision == "tf32", "precision: got '",
           precision.value_or(""), "', expected 'ieee' or 'tf32'");
-  return {precision == "tf32", beside};
+  return {precision ? std::optional(*precision == "tf32") : std::nullopt, beside};
 }
 
 }  // namespace
@@ -208,10 +208,10 @@ std::vector<Tensor> recurrence_bptt(
   const OptionalTensor norms =
       needs & Gradients::kNorms ? OptionalTensor(empty_norms(layout, y)) : std::nullopt;
   if (norms) arrays.norms(*norms);
-  backend::plan_and_run(arrays.recurrence(), w.cell, Pass::bptt, dtype_of(y, "y"), y,
-                        on_gpu(precision, beside));
+  const backend::OnGpu how = on_gpu(precision, beside);
+  backend::plan_and_run(arrays.recurrence(), w.cell, Pass::bptt, dtype_of(y, "y"), y, how);
 
-  const Gradients of(layout, result, needs);
+  const Gradients of(layout, result, needs, how);
   const auto [db_ih, db_hh] =
       normalised ? std::pair(of.none(), of.gains(*saved.normal, *saved.inner)) : of.biases();
   return {of.input(input, w_ih),

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 from kinds import KINDS as LAYERS
-from kinds import make, states
+from kinds import make, random_hx, states
 from problems import CELLS, KINDS, SCATTERING, TOLERANCE, check_against_oracle, draw, small_problems
 
 import rnnfast
@@ -237,6 +237,25 @@ def test_tf32_follows_cudnns_setting(tf32):
     rnnfast.LSTM(32, 256, device="cuda")(torch.randn(5, 8, 32, device="cuda"))
     assert ("mma" in op.last_cuda_plan()) == tf32
     assert op.last_cuda_plan() == str(rnnfast.plan("lstm", 5, 8, 256, device="cuda"))
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+@pytest.mark.parametrize("schedule", ["stepwise", "cta", "grid"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_all_products_follow_cudnns_setting(kind, schedule, tf32):
+    """Not that of torch's products, which is the other one here."""
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32, not tf32
+    layer, exact = make(kind, 96, 128, device="cuda"), make(kind, 96, 128, device="cuda", dtype=torch.float64)
+    exact.load_state_dict(layer.state_dict())
+    given, found = [torch.randn(7, 24, 96), *states(random_hx(layer, 1, 24))], []
+    for each in (layer, exact):
+        x, h, *c = [t.detach().to(each.weight_hh_l0).requires_grad_() for t in given]
+        with rnnfast.forced_plan(schedule, arithmetic="fma"):
+            output, _ = each(x, (h, *c) if c else h)
+            output.sin().sum().backward()
+        found.append([output, x.grad, h.grad, *(p.grad for p in each.parameters() if p.dim() == 2)])
+    errors = [float(((a.double() - b).norm() / b.norm()).detach()) for a, b in zip(*found, strict=True)]
+    assert [error > 3e-5 for error in errors] == [tf32] * len(errors), errors
 
 
 def test_tensors_on_two_devices():

@@ -7,11 +7,24 @@ from torch.utils.cpp_extension import include_paths, library_paths
 
 OPERATORS = ["-DRNNFAST_NAMESPACE=rnnfast_cuda_host", "-DRNNFAST_CUDA_KEY=CPU"]
 OPERATORS += ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
-TENSORS = ("running.cpp", "backend.cpp", "ops_cuda.cpp", "plan_cuda.cpp", "pass_info.cpp")  # but for device.cpp
+TENSORS = ("running.cpp", "backend.cpp", "ops_cuda.cpp", "plan_cuda.cpp", "pass_info.cpp", "products.cpp")  # but for device.cpp
 
 
 @pytest.fixture(scope="session")
-def operators(tmp_path_factory):
+def widening_products():
+    """Products of 16-bit values to float32, as torch has them for GPUs only."""
+
+    def multiply(a, b, dtype, *, out):
+        return out.copy_(a.to(dtype) @ b.to(dtype))
+
+    with torch.library._scoped_library("aten", "IMPL") as library:
+        for name in ("mm", "bmm"):
+            library.impl(f"{name}.dtype_out", multiply, "CPU")
+        yield
+
+
+@pytest.fixture(scope="session")
+def operators(widening_products, tmp_path_factory):
     """rnnfast's CUDA operators, for tensors on the CPU: ``torch.ops.rnnfast_cuda_host``."""
     directory = tmp_path_factory.mktemp("cuda_host")
     sources = [

@@ -1,11 +1,10 @@
 // csrc/cuda/device.h for kernels that run on the CPU, over torch's tensors there: limits of a GPU that the
-// environment names, and products in plain loops where torch's CPU operators have none.
+// environment names, and cuBLAS in plain loops.
 #include "../../csrc/cuda/device.h"
 
 #include <cstdlib>
 #include <cstring>
 
-#include "../../csrc/cuda/dispatch.h"
 #include "../../csrc/library.h"
 #include "cuda_host.h"
 
@@ -17,29 +16,50 @@ int number(const char* name, int otherwise) {
   return value ? std::atoi(value) : otherwise;
 }
 
-float widened(const void* data, int64_t i, bool bf16) {
-  uint16_t bits;
-  std::memcpy(&bits, static_cast<const char*>(data) + 2 * i, sizeof bits);
-  if (bf16) return cuda_host::bits_to_float(static_cast<uint32_t>(bits) << 16);
-  __half_raw raw;
-  raw.x = bits;
-  return __half2float(__half(raw));
+// To 10 bits of mantissa, the nearest.
+float as_tf32(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return cuda_host::bits_to_float((bits + 0x1000) & ~0x1fffu);
 }
 
-// A matrix of a batch, 16-bit values to float32.
-void multiply_widened(Tensor& to, const Tensor& a, const Tensor& b, int64_t batch) {
-  const bool batched = a.dim() == 3, bf16 = a.scalar_type() == torch::headeronly::ScalarType::BFloat16;
-  const auto at = [&](const Tensor& t, int64_t i, int64_t j) {
-    const int64_t first = batched ? batch * t.stride(0) : 0;
-    return first + i * t.stride(batched) + j * t.stride(batched + 1);
-  };
-  for (int64_t i = 0; i < a.size(batched); ++i)
-    for (int64_t j = 0; j < b.size(batched + 1); ++j) {
+Blas::Math math = Blas::in_full;
+
+int set_math(void*, Blas::Math wanted) {
+  math = wanted;
+  return 0;
+}
+
+float factor(const float* matrix, Blas::Operation operation, int64_t columns, int64_t i, int64_t j) {
+  const float value = operation == Blas::transposed ? matrix[i * columns + j] : matrix[j * columns + i];
+  return math == Blas::tf32 ? as_tf32(value) : value;
+}
+
+int gemm(void*, Blas::Operation of_a, Blas::Operation of_b, int64_t m, int64_t n, int64_t k,
+         const float* alpha, const float* a, int64_t a_columns, const float* b, int64_t b_columns,
+         const float* beta, float* c, int64_t c_columns) {
+  const int64_t a_rows = of_a == Blas::transposed ? k : m, b_rows = of_b == Blas::transposed ? n : k;
+  if (m < 1 || n < 1 || k < 1 || a_columns < a_rows || b_columns < b_rows || c_columns < m || *beta != 0)
+    return 7;  // CUBLAS_STATUS_INVALID_VALUE
+  for (int64_t j = 0; j < n; ++j)
+    for (int64_t i = 0; i < m; ++i) {
       float sum = 0;
-      for (int64_t k = 0; k < a.size(batched + 1); ++k)
-        sum += widened(a.data_ptr(), at(a, i, k), bf16) * widened(b.data_ptr(), at(b, k, j), bf16);
-      static_cast<float*>(to.data_ptr())[at(to, i, j)] = sum;
+      for (int64_t l = 0; l < k; ++l)
+        sum += factor(a, of_a, a_columns, i, l) * factor(b, of_b, b_columns, l, j);
+      c[j * c_columns + i] = *alpha * sum;
     }
+  return 0;
+}
+
+int gemm_batched(void* handle, Blas::Operation of_a, Blas::Operation of_b, int64_t m, int64_t n, int64_t k,
+                 const float* alpha, const float* a, int64_t a_columns, long long a_next, const float* b,
+                 int64_t b_columns, long long b_next, const float* beta, float* c, int64_t c_columns,
+                 long long c_next, int64_t batch) {
+  int failed = 0;
+  for (int64_t i = 0; i < batch && !failed; ++i)
+    failed = gemm(handle, of_a, of_b, m, n, k, alpha, a + i * a_next, a_columns, b + i * b_next, b_columns,
+                  beta, c + i * c_next, c_columns);
+  return failed;
 }
 
 }  // namespace
@@ -57,11 +77,7 @@ DeviceLimits limits_of(int32_t) {
 cudaStream_t stream_of(int32_t) { return nullptr; }
 bool is_captured(cudaStream_t) { return number("CUDA_HOST_CAPTURED", 0) != 0; }
 
-void multiply(Tensor& to, const Tensor& a, const Tensor& b) {
-  if (to.scalar_type() == a.scalar_type())
-    return call(a.dim() == 2 ? "aten::mm" : "aten::bmm", "out", a, b, to);
-  for (int64_t batch = 0; batch < (a.dim() == 3 ? a.size(0) : 1); ++batch) multiply_widened(to, a, b, batch);
-}
+std::optional<Blas> blas() { return Blas{&math, set_math, gemm, gemm_batched}; }
 
 }  // namespace rnnfast::cuda
 

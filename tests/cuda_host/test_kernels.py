@@ -112,14 +112,14 @@ def test_weights_in_registers_and_shared_memory(on_host, kind, dtype, schedule, 
 )
 @pytest.mark.parametrize("kind", problems.CELLS)
 def test_tf32(on_host, kind, schedule, crew):
-    """In kernels of one launch products round to TF32, 10 bits of mantissa, where they are allowed to; as asked
+    """Products round to TF32, 10 bits of mantissa, where they are allowed to; in kernels of one launch as asked
     for, since without it layers as small as these are not slower."""
     wish(on_host, schedule, 4, crew, "mma")
     p = draw(4, 9, 60, dtype=torch.float32, cell=kind)  # four rows of it fit a block
     args = (p.gates, None, p.w_hh, None, None, p.bias, p.h0, p.c0, *p.options)
     exact, rounded = (on_host.recurrence(*args, precision=precision)[0] for precision in ("ieee", "tf32"))
     problems.assert_close(rounded, exact.double(), tolerance=2e-3)
-    assert torch.equal(exact, rounded) == (schedule == "stepwise")
+    assert not torch.equal(exact, rounded)
     assert ("mma" in on_host.last_cuda_plan()) == (schedule != "stepwise")
 
 
