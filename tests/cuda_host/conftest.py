@@ -7,7 +7,8 @@ from torch.utils.cpp_extension import include_paths, library_paths
 
 OPERATORS = ["-DRNNFAST_NAMESPACE=rnnfast_cuda_host", "-DRNNFAST_CUDA_KEY=CPU"]
 OPERATORS += ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
-TENSORS = ("running.cpp", "backend.cpp", "ops_cuda.cpp", "plan_cuda.cpp", "pass_info.cpp", "products.cpp")  # but for device.cpp
+# All but device.cpp.
+TENSORS = ("running.cpp", "backend.cpp", "ops_cuda.cpp", "plan_cuda.cpp", "pass_info.cpp", "products.cpp")
 
 
 @pytest.fixture(scope="session")

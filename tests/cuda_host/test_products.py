@@ -24,7 +24,8 @@ def run(operators, x, weights, h0, cell, precision, dy=None, saved=None, **optio
 
 def inputs(T, B, I, H, cell, groups):  # noqa: E741
     K = GATES[cell] * H
-    w_ih, w_hh, bias = torch.randn(groups * K, I) / I**0.5, torch.randn(groups, K, H) / H**0.5, torch.randn(groups, K)
+    w_ih, w_hh = torch.randn(groups * K, I) / I**0.5, torch.randn(groups, K, H) / H**0.5
+    bias = torch.randn(groups, K)
     if groups == 1:
         w_hh, bias = w_hh[0], bias[0]
     return torch.randn(T, B, I), (w_ih, w_hh, bias), torch.randn(groups, B, H)
