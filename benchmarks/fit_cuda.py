@@ -14,17 +14,18 @@ import math
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy.optimize import nnls
 from shapes import CELLS
 
 import rnnfast
 from rnnfast import _C
+from rnnfast.modules import wavefront
 from rnnfast.reference import GATES
 
 DTYPES = {"bf16": ("bfloat16", False), "fp32": ("float32", False), "tf32": ("float32", True)}
 MEGAHERTZ = 1700
 PRODUCTS = "million multiply-adds of all steps, "  # and of which dtype; in us
-PRODUCTS_NOW = {"bf16": 1 / 150, "tf32": 1 / 150, "fp32": 1 / 20}
 STEADY = 0.01  # how much a relative change of a kind's cycles weighs beside a relative error of one row
 
 
@@ -54,7 +55,12 @@ def work(row, T, limits):
 def fit(rows, works):
     """Microseconds of each kind of work: as estimated now, and fitted."""
     now = {name: cycles / MEGAHERTZ for name, cycles in _C.cuda_work_cycles().items()}
-    now |= {PRODUCTS + dtype: us for dtype, us in PRODUCTS_NOW.items()}
+    rates = {
+        "bf16": wavefront.PRODUCTS[torch.bfloat16],
+        "tf32": wavefront.PRODUCTS_IN_TF32,
+        "fp32": wavefront.PRODUCTS[torch.float32],
+    }
+    now |= {PRODUCTS + dtype: 1e6 / rate for dtype, rate in rates.items()}
     names = [name for name in now if any(name in w for w in works)]
     times = np.array([row["us"] for row in rows])
     counts = np.array([[w.get(name, 0.0) * now[name] for name in names] for w in works])  # in units of now

@@ -24,7 +24,7 @@ T, REPEATS = 256, 5
 
 
 def candidates(B):
-    for rows in (1, 2, 4, 8, 16):
+    for rows in (1, 2, 4, 8, 16, 32):
         if rows > 1 and rows >= 2 * B:
             continue
         for crew, cluster in itertools.product((8, 16, 32, 64, 128), (1, 2, 4, 8)):

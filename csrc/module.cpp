@@ -54,6 +54,7 @@ PYBIND11_MODULE(_C, m) {
       .def_property_readonly("tile", [](const CudaPlan& p) { return py::make_tuple(p.rows, p.units); })
       .def_readonly("crew", &CudaPlan::crew)
       .def_readonly("cluster", &CudaPlan::cluster)
+      .def_readonly("launches", &CudaPlan::launches)
       .def_readonly("blocks", &CudaPlan::blocks)
       .def_readonly("threads", &CudaPlan::threads)
       .def_readonly("shared_memory", &CudaPlan::shared_memory)

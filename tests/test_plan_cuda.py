@@ -63,9 +63,11 @@ def test_weights_stay_on_the_chip(cell, gates, dtype, pass_, limits):
             assert p.shared_memory <= limits.shared_memory
             assert p.crew * (p.shared_memory + p.weight_registers) >= gates * H * H * dtype.itemsize
             assert p.crew * units >= H
-            assert p.blocks == -(-B // rows) * p.crew
+            crews, at_once = -(-B // rows), p.blocks // p.crew
+            assert p.blocks == at_once * p.crew
+            assert p.launches == -(-crews // at_once)
             assert rows * units <= p.threads
-            assert rows <= 8 or p.schedule == "grid"
+            assert (rows <= 8 and p.launches == 1) or p.schedule == "grid"
             assert p.schedule != "scatter" or (pass_ == "bptt" and gates > 1)
             if p.schedule in ("cluster", "scatter"):
                 assert limits.capability >= (9, 0)
@@ -86,7 +88,7 @@ def test_larger_layers_take_more_blocks():
     assert schedules == ["cta", "cluster", "cluster", "grid", "stepwise"]
     schedules = [plan("lstm", H, A100, dtype=torch.bfloat16).schedule for H in (64, 256, 512)]
     assert schedules == ["cta", "grid", "grid"]
-    assert plan("lstm", 512, MIG_SLICE, dtype=torch.bfloat16).crew == 8
+    assert plan("lstm", 512, MIG_SLICE, dtype=torch.bfloat16).blocks == 16
 
 
 def test_what_decides():
@@ -104,12 +106,19 @@ def test_what_decides():
     few, many = (plan("lstm", 64, B=B, dtype=torch.bfloat16).tile[0] for B in (16, 4096))
     assert few < many  # fewer turns of blocks
     assert plan("lstm", 64, MIG_SLICE, B=512).microseconds > plan("lstm", 64, B=512).microseconds
-    # A batch that takes more blocks than there are at a time keeps a grid from running.
-    assert plan("lstm", 1024, B=16, dtype=torch.bfloat16).schedule == "grid"
-    assert plan("lstm", 1024, B=300, dtype=torch.bfloat16).schedule == "stepwise"
+    # Crews of a grid that are not on the GPU at the same time come one after the other, while that is faster.
+    one, two = (plan("lstm", 1024, B=B, dtype=torch.bfloat16) for B in (32, 64))
+    assert (one.schedule, one.launches) == ("grid", 1)
+    assert (two.schedule, two.launches, two.blocks) == ("grid", 2, one.blocks)
+    assert two.microseconds == 2 * one.microseconds
+    assert plan("lstm", 1024, B=600, dtype=torch.bfloat16).schedule == "stepwise"
+    assert plan("lstm", 1024, G=2, tf32=True).launches == 2
+    # Each reads the weights anew.
+    assert plan("lstm", 1024, B=128, T=4, dtype=torch.bfloat16).schedule == "stepwise"
+    assert plan("lstm", 64, T=0).why == "no steps"
 
 
-NO_ROOM = "the blocks of all crews do not fit the GPU at the same time"
+NO_ROOM = "the blocks of a crew do not fit the GPU at the same time"
 
 
 def bptt(H, limits=H100, *, dtype="float32", **options):
@@ -125,16 +134,16 @@ def test_clusters_of_a_grid():
     for name in ("byte of a grid", "member of a grid"):
         assert plain.work[name] == 2 * some.work[name] == 4 * more.work[name]
     assert "exchange in a cluster" not in plain.work
-    assert bptt(1024, cluster=1).why == FITS["grid"].replace("fits", "does not fit")
-    assert bptt(1024).cluster > 1
+    # Without them members have room for the operand of a few rows.
+    assert (bptt(1024).cluster > 1, bptt(1024).launches) == (True, 1)
+    assert bptt(1024, cluster=1).launches > 1
     for a100 in (A100, A100._replace(clusters=(54, 27, 12, 6))):  # that has none
         assert bptt(256, a100).cluster == 1
         assert bptt(256, a100, cluster=4).why == NO_ROOM
     assert bptt(768, cluster=3).why == bptt(768, cluster=4, crew=50).why == NO_ROOM
     assert bptt(768, cluster=4, pass_="forward").cluster == 4
     # Four clusters of four fit this GPU, and two crews of two.
-    assert bptt(256, MIG_SLICE, cluster=4, rows=8).crew == 8
-    assert bptt(256, MIG_SLICE, cluster=4, rows=4).why == NO_ROOM
+    assert [bptt(256, MIG_SLICE, cluster=4, crew=8, rows=n).launches for n in (16, 8, 4)] == [1, 1, 2]
 
 
 def test_more_rows_than_are_multiplied_at_a_time():
@@ -143,8 +152,8 @@ def test_more_rows_than_are_multiplied_at_a_time():
     assert (few.tile, many.tile) == ((8, 16), (16, 8))
     assert few.blocks == many.blocks == 128
     assert few.work["mma, issued"] == many.work["mma, issued"]  # half of the weights, twice
-    assert bptt(1536, rows=8, dtype="bfloat16").schedule == "stepwise"
-    assert bptt(1536, dtype="bfloat16").tile[0] == 16
+    assert bptt(1536, rows=8, dtype="bfloat16").launches == 2
+    assert (bptt(1536, dtype="bfloat16").tile[0], bptt(1536, dtype="bfloat16").launches) == (16, 1)
     for schedule in ("cta", "cluster", "scatter"):
         assert bptt(16, schedule=schedule, rows=8).schedule == schedule
         assert bptt(16, schedule=schedule, rows=16).schedule == "stepwise"

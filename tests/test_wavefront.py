@@ -186,6 +186,8 @@ def test_plans():
     assert plan(B=0) is None
     assert plan(H=4096) is None  # stepwise, as with half of the GPU:
     assert plan(H=512, B=64, dtype=torch.float32) is None
+    assert plan(H=512, dtype=torch.float32) is None
+    assert plan(H=512, dtype=torch.float32, tf32=True) is not None
     assert plan(P=64) is None
     assert plan(H=768, dtype=torch.float32) is None
     # Where the host calls operators no more often than it keeps up with.

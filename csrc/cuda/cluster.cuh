@@ -36,7 +36,7 @@ class ClusterMember {
 
   __device__ __forceinline__ int rank() const { return rank_; }
   // Where a crew is one cluster.
-  __device__ __forceinline__ int64_t crew() const { return blockIdx.x / cluster_; }
+  __device__ __forceinline__ int crew() const { return static_cast<int>(blockIdx.x) / cluster_; }
   // Barriers are initialised before members count bytes on them.
   __device__ __forceinline__ void ready() const { sync_cluster(); }
 

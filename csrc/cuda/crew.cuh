@@ -5,7 +5,7 @@
 // How it gets there is the Link's business:
 //
 //   Link(exchange, shape, memory)  `memory`: shared, laid out as crew_shape.h has it
-//   rank(), crew()                 this member; the number of the crew
+//   rank(), crew()                 this member; the number of the crew in the launch
 //   initial()     where the first step's operand is put; null: it is zero
 //   slice(n)      where this member's slice of the operand after the n-th step's is put
 //   ready()       before the first step: what was put before is seen by all threads
@@ -36,6 +36,7 @@ struct CrewArguments {
   Strides strides;
   Shape shape;
   Exchange exchange;
+  int crews_of_group, first_crew;  // crews are numbered group by group; the first one of the launch
 };
 
 // What a thread keeps for its unit of a row.
@@ -181,7 +182,9 @@ __device__ __forceinline__ void run_crew(const CrewArguments<typename Product::S
   if (threadIdx.x < (CrewShape::kOperandsAt - CrewShape::kZerosAt) / sizeof(C))
     reinterpret_cast<C*>(memory + CrewShape::kZerosAt)[threadIdx.x] = 0;
   const int rank = link.rank(), first_unit = rank * shape.units;
-  const int64_t group = blockIdx.y, first_row = link.crew() * shape.rows;
+  const int crew = a.first_crew + link.crew();
+  const int64_t group = crew / a.crews_of_group;
+  const int64_t first_row = static_cast<int64_t>(crew % a.crews_of_group) * shape.rows;
   const int units = static_cast<int>(r.units[Phase::kUnits]);
   using Operand = typename Product::Operand;
   put_initial<Pass, S, Product>(r, shape, group, first_row, rank, static_cast<Operand*>(link.initial()),
@@ -269,12 +272,19 @@ cudaError_t launch_crew(void (*kernel)(CrewArguments<Shape>), const Run& run, co
   if constexpr (ahead >= 0 && sizeof(S) == sizeof(Compute<S>))
     if (!computed.data) computed = r.streams[ahead];
   const auto strides = Strides::of(r, computed, sizeof(S), sizeof(Compute<S>));
-  CrewArguments<Shape> a{r, computed, strides, shape, run.exchange};
+  const int64_t of_group = ceil_div(r.B, int64_t{shape.rows}), crews = of_group * r.G,
+                at_once = ceil_div(crews, plan.launches);
+  CrewArguments<Shape> a{r, computed, strides, shape, run.exchange, static_cast<int>(of_group), 0};
   a.recurrence.counts = run.counts, a.recurrence.offsets = run.offsets;
-  const dim3 blocks(static_cast<unsigned>(ceil_div(r.B, int64_t{shape.rows}) * shape.crew),
-                    static_cast<unsigned>(r.G));
-  return launch(kernel, blocks, CrewShape::kThreads, shape.shared, run.stream, a,
-                {plan.cluster, plan.schedule == CudaSchedule::grid});
+  for (int64_t first = 0; first < crews; first += at_once) {
+    a.first_crew = static_cast<int>(first);
+    const dim3 blocks(static_cast<unsigned>(std::min(at_once, crews - first) * shape.crew));
+    const cudaError_t error = launch(kernel, blocks, CrewShape::kThreads, shape.shared, run.stream, a,
+                                     {plan.cluster, plan.schedule == CudaSchedule::grid});
+    if (error != cudaSuccess) return error;
+    a.exchange.marks += static_cast<uint32_t>(r.T);
+  }
+  return cudaSuccess;
 }
 
 }  // namespace rnnfast::cuda

@@ -38,7 +38,7 @@ struct CrewShape {
   static constexpr int kUnitsApart = 4;
   // Rows that are multiplied at a time, and rows of a crew: where a grid's crew has more than these, weights
   // are gone through again for each so many.
-  static constexpr int kRowsAtATime = 8, kMostRows = 16;
+  static constexpr int kRowsAtATime = 8, kMostRows = 32;
   static constexpr int kMostCrew = 256;
   // Blocks of a thread-block cluster, and of one of several of a grid's crew: larger ones of these leave more
   // multiprocessors without one, and have not been estimated to be faster.

@@ -12,7 +12,7 @@ class AloneLink {
       : shape_(shape), operands_(memory + CrewShape::kOperandsAt) {}
 
   __device__ __forceinline__ int rank() const { return 0; }
-  __device__ __forceinline__ int64_t crew() const { return blockIdx.x; }
+  __device__ __forceinline__ int crew() const { return static_cast<int>(blockIdx.x); }
   __device__ __forceinline__ void* initial() const { return operands_; }
   __device__ __forceinline__ void* slice(int n) const { return operands_ + ((n + 1) & 1) * shape_.operand; }
   __device__ __forceinline__ void ready() const { sync_block(); }

@@ -19,6 +19,7 @@ class GridLink {
         own_(memory + shape.own_at),
         rank_(static_cast<int>(blockIdx.x) % shape.crew),
         crew_(static_cast<int>(blockIdx.x) / shape.crew),
+        marks_(exchange.marks),
         words_(opaque(static_cast<int>(shape.slice_bytes / sizeof(uint32_t)))),
         slice_(opaque(shape.marked_vectors)),
         vectors_(opaque(shape.crew / shape.peers * shape.marked_vectors)),
@@ -28,13 +29,12 @@ class GridLink {
         within_(static_cast<int>(threadIdx.x) % shape.marked_vectors),
         members_(CrewShape::kThreads / shape.marked_vectors),
         rest_(CrewShape::kThreads % shape.marked_vectors) {
-    const int64_t crew = blockIdx.y * static_cast<int64_t>(gridDim.x / shape.crew) + crew_;
-    from_ =
-        reinterpret_cast<Vector16*>(exchange.operands) + crew * 2 * buffer_ + rank_ % shape.peers * vectors_;
+    from_ = reinterpret_cast<Vector16*>(exchange.operands) + int64_t{2} * crew_ * buffer_ +
+            rank_ % shape.peers * vectors_;
   }
 
   __device__ __forceinline__ int rank() const { return rank_; }
-  __device__ __forceinline__ int64_t crew() const { return crew_; }
+  __device__ __forceinline__ int crew() const { return crew_; }
   __device__ __forceinline__ void* initial() const { return operand_; }
   // One: all threads have handed it on when await returns.
   __device__ __forceinline__ void* slice(int) const { return own_; }
@@ -59,7 +59,7 @@ class GridLink {
       for (int i = 0; i < kTogether; ++i) {
         const int at = first + i * CrewShape::kThreads;
         if (at >= vectors_) break;
-        await_mark(v[i], from + at, static_cast<uint32_t>(n), {"grid", n});
+        await_mark(v[i], from + at, mark(n), {"grid", n});
         auto* to = reinterpret_cast<uint32_t*>(operand_) + member * words_;
 #pragma unroll
         for (int word = 0; word < kWords; ++word)
@@ -80,7 +80,7 @@ class GridLink {
 #pragma unroll
       for (int word = 0; word < kWords; ++word)
         v.v[word] = from[i * kWords + word < words_ ? i * kWords + word : 0];
-      v.v[kWords] = static_cast<uint32_t>(n + 1);
+      v.v[kWords] = mark(n + 1);
       write_marked(to + i, v);
     }
   }
@@ -90,9 +90,12 @@ class GridLink {
  private:
   static constexpr int kWords = CrewShape::kMarkedWords, kTogether = 4;
 
+  __device__ __forceinline__ uint32_t mark(int n) const { return marks_ + static_cast<uint32_t>(n); }
+
   unsigned char *const operand_, *const own_;
   Vector16* from_;  // what is read, in the first of two operands
   const int rank_, crew_;
+  const uint32_t marks_;
   // Of a slice: numbers, vectors. Vectors of what is read of an operand, of an operand, and before the slice
   // of the member's own in what it reads.
   const int words_, slice_, vectors_, buffer_, own_vectors_;

@@ -20,7 +20,7 @@ class ClusteredGridLink {
       : operands_(exchange, shape, memory), sums_(exchange, shape, memory) {}
 
   __device__ __forceinline__ int rank() const { return operands_.rank(); }
-  __device__ __forceinline__ int64_t crew() const { return operands_.crew(); }
+  __device__ __forceinline__ int crew() const { return operands_.crew(); }
   __device__ __forceinline__ void* initial() const { return operands_.initial(); }
   __device__ __forceinline__ void* slice(int n) const { return operands_.slice(n); }
   __device__ __forceinline__ void ready() const { sums_.ready(); }

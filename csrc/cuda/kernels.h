@@ -44,9 +44,10 @@ struct Workspace {
 using Multiply = std::function<void(int phase, int buffer, int64_t rows)>;
 
 // Through what members of a grid's crews hand on their slices of operands, in global memory: two operands of
-// each crew (grid.cuh), zero at first.
+// each crew of a launch (grid.cuh), zero at first. marks: greater than all of the launches before.
 struct Exchange {
   unsigned char* operands = nullptr;
+  uint32_t marks = 0;
 };
 
 struct Run {

@@ -44,20 +44,22 @@ namespace {
 namespace gpu {
 constexpr double kHz = 1.7e9;
 constexpr int kSchedulers = 4;  // of a multiprocessor
-constexpr double kStart = 8;    // us: reading the weights
+constexpr double kStart = 8;    // us: reading the weights, each time
 constexpr double kLaunch = 7;   // us: of a kernel after another, by torch
 constexpr double kL2Rate = 3e6, kFlops32 = 40e6, kFlops16 = 300e6, kFlops64 = 20e6;  // bytes and flops a us
 constexpr int kLeastCapability = 80, kLeastForClusters = 90;
 }  // namespace gpu
 
-constexpr int64_t kMostGroups = 65535;  // blocks of a grid's second dimension
 // Kernels of one launch count bytes between positions in streams, and positions, in 32 bits.
 constexpr int64_t kMostPositions = int64_t{1} << 31, kMostStride = (int64_t{1} << 31) / 8;
+constexpr int64_t kMostRowsOfGroups = kMostPositions / CrewShape::kMostCrew;  // blocks are counted likewise
 
-// A plan of one launch that may serve.
+// A plan of one launch that may serve. microseconds: for a step, with its share of what comes before all
+// steps.
 struct Candidate {
   CudaPlan plan;
   std::string obstacle;
+  double microseconds = 0;
 };
 
 bool takes_mma(const CudaProblem& p) {
@@ -81,11 +83,12 @@ std::string obstacle(const CudaProblem& p, CudaSchedule schedule) {
   if (p.P > 0) return of + " has no projected LSTM";
   if (p.cell == Cell::layer_norm_lstm) return of + " has no layer normalisation";
   if (p.noisy) return of + " has no noise";
-  if (p.G > kMostGroups) return "more groups than a grid takes";
   if (schedule == CudaSchedule::scatter && !has_parts(p)) return of + " is for BPTT of several gates";
   if (p.captured_packed) return of + " does not take packed sequences in a CUDA graph";
   if (p.stride >= kMostStride) return "steps lie too far apart for " + of;
+  if (p.T == 0) return "no steps";
   if (p.T * p.B >= kMostPositions) return "too many steps for " + of;
+  if (p.B * p.G >= kMostRowsOfGroups) return "too many rows for " + of;
   return "";
 }
 
@@ -152,13 +155,11 @@ WorkCount member_work(const CudaProblem& p, const CrewFmaShape& shape) {
   return work;
 }
 
-// How often multiprocessors change crews; 0: no crew has room. A block's weights take most of a
+// How often multiprocessors change crews; 0: a crew has no room. A block's weights take most of a
 // multiprocessor's registers: it has one at a time.
 int64_t turns(const DeviceLimits& limits, const Crew& crew, int64_t crews) {
-  const int64_t clusters = crews * (crew.size / crew.cluster), room = limits.clusters_of(crew.cluster);
-  if (room == 0) return 0;
-  if (crew.schedule == CudaSchedule::grid) return clusters <= room ? 1 : 0;
-  return ceil_div(clusters, room);
+  const int64_t at_once = limits.clusters_of(crew.cluster) / (crew.size / crew.cluster);
+  return at_once == 0 ? 0 : ceil_div(crews, at_once);
 }
 
 // From what the members of a crew put to where all have it.
@@ -193,7 +194,7 @@ Room room(CudaSchedule schedule) {
               "the GPU has no room for a cluster"};
     case CudaSchedule::grid:
       return {"W_hh fits the multiprocessors", "W_hh does not fit the multiprocessors",
-              "the blocks of all crews do not fit the GPU at the same time"};
+              "the blocks of a crew do not fit the GPU at the same time"};
     case CudaSchedule::cta:
     case CudaSchedule::stepwise:
       break;
@@ -202,40 +203,63 @@ Room room(CudaSchedule schedule) {
           "W_hh does not fit the shared memory and registers of a block", ""};
 }
 
+// Of a step that crews take so many turns at.
+double microseconds_of(const WorkCount& work, int64_t turns) {
+  return work.cycles() * static_cast<double>(turns) / gpu::kHz * 1e6;
+}
+
+// Any step of a grid has that: its many plans need not be tried where another is faster.
+const WorkCount& least_of_a_grid() {
+  static const WorkCount least = [] {
+    WorkCount fma, mma;
+    fma[Work::grid_exchange] = fma[Work::step_fma] = fma[Work::gate] = 1;
+    mma[Work::grid_exchange] = mma[Work::step_mma] = mma[Work::gate] = 1;
+    return fma.cycles() < mma.cycles() ? fma : mma;
+  }();
+  return least;
+}
+
 // Takes a plan for crews of that size, if it may serve and is the fastest so far.
 template <class Shape>
 void consider(Candidate& c, const CudaProblem& p, const PhaseSize& phase, const Crew& crew) {
   constexpr bool kMma = std::is_same_v<Shape, CrewMmaShape>;
   const int bytes = kMma ? storage_bytes(p.dtype) : compute_bytes(p.dtype);
+  const int64_t crews = ceil_div(p.B, int64_t{crew.rows}) * p.G, taken = turns(p.limits, crew, crews);
+  const double starts = static_cast<double>(taken) * gpu::kStart / static_cast<double>(p.T);
+  // Who waits for blocks of other clusters needs them all on the GPU.
+  const bool resident = crew.schedule == CudaSchedule::grid;
+  if (c.plan.crew > 0 && resident && microseconds_of(least_of_a_grid(), taken) + starts >= c.microseconds)
+    return;
   const Shape shape(phase, crew, bytes);
   if (!shape.possible || static_cast<int64_t>(shape.shared) > p.limits.shared_memory) return;
   if constexpr (!kMma)
     if (storage_bytes(p.dtype) == 2 && shape.lanes == 0) return;
-  const int64_t crews = ceil_div(p.B, int64_t{crew.rows}) * p.G, taken = turns(p.limits, crew, crews);
   if (c.plan.crew == 0) c.obstacle = room(crew.schedule).blocks;
   if (taken == 0) return;
   WorkCount work = member_work(p, shape);
   add_exchange(work, crew.schedule, shape);
-  work *= static_cast<double>(taken);
-  const double microseconds = work.cycles() / gpu::kHz * 1e6;
-  if (c.plan.crew > 0 && microseconds >= c.plan.microseconds) return;
+  const double microseconds = microseconds_of(work, taken);
+  if (c.plan.crew > 0 && microseconds + starts >= c.microseconds) return;
   c.obstacle.clear();
+  c.microseconds = microseconds + starts;
   c.plan.arithmetic = kMma ? Arithmetic::mma : Arithmetic::fma;
   c.plan.crew = crew.size, c.plan.cluster = crew.cluster;
   c.plan.rows = crew.rows, c.plan.units = shape.units;
-  c.plan.blocks = crews * crew.size;
+  c.plan.launches = resident ? taken : 1;
+  c.plan.blocks = ceil_div(crews, c.plan.launches) * crew.size;
   c.plan.threads = CrewShape::kThreads;
   c.plan.shared_memory = static_cast<int64_t>(shape.shared);
   c.plan.weight_registers = static_cast<int64_t>(shape.held);
-  c.plan.exchange_bytes = crew.schedule == CudaSchedule::grid ? crews * shape.exchange_bytes() : 0;
+  c.plan.exchange_bytes = resident ? c.plan.blocks / crew.size * shape.exchange_bytes() : 0;
   c.plan.microseconds = microseconds;
   c.plan.work = work;
+  c.plan.work *= static_cast<double>(taken);
 }
 
 // Numbers of clusters, of so many blocks each, that a grid's crews may have and are worth a try: at least
 // two.
-std::vector<int> clusters_of_a_crew(const CudaProblem& p, int cluster, int64_t crews) {
-  const int most = static_cast<int>(p.limits.clusters_of(cluster) / crews);
+std::vector<int> clusters_of_a_crew(const CudaProblem& p, int cluster) {
+  const int most = p.limits.clusters_of(cluster);
   std::vector<int> counts;
   for (int count = 2; count <= most; count *= 2) counts.push_back(count);
   // As many as there is room for, and the fewest whose members have so many units.
@@ -264,18 +288,10 @@ std::vector<Crew> possible_crews(const CudaProblem& p, CudaSchedule schedule, in
     if (p.wish_crew && *p.wish_crew >= 2 * cluster && *p.wish_crew % cluster == 0)
       crews.push_back({schedule, *p.wish_crew, cluster, rows});
     if (p.wish_crew) continue;
-    for (const int count : clusters_of_a_crew(p, cluster, ceil_div(p.B, int64_t{rows}) * p.G))
+    for (const int count : clusters_of_a_crew(p, cluster))
       crews.push_back({schedule, count * cluster, cluster, rows});
   }
   return crews;
-}
-
-// Any step of a grid takes that long: its many plans need not be tried where another is faster.
-double least_cycles_of_a_grid() {
-  WorkCount fma, mma;
-  fma[Work::grid_exchange] = fma[Work::step_fma] = fma[Work::gate] = 1;
-  mma[Work::grid_exchange] = mma[Work::step_mma] = mma[Work::gate] = 1;
-  return std::min(fma.cycles(), mma.cycles());
 }
 
 Candidate candidate(const CudaProblem& p, CudaSchedule schedule) {
@@ -286,7 +302,7 @@ Candidate candidate(const CudaProblem& p, CudaSchedule schedule) {
   c.obstacle = room(schedule).weights;
   const PhaseSize phase = phase_sizes(p)[0];
   bool any = false;
-  for (const int rows : {1, 2, 4, CrewShape::kRowsAtATime, CrewShape::kMostRows}) {
+  for (const int rows : {1, 2, 4, CrewShape::kRowsAtATime, 16, CrewShape::kMostRows}) {
     if (p.wish_rows && rows != *p.wish_rows) continue;
     for (const Crew& crew : possible_crews(p, schedule, rows)) {
       any = true;
@@ -339,18 +355,16 @@ CudaPlan plan_cuda(const CudaProblem& problem) {
     by_steps.why = "as asked for";
     return by_steps;
   }
-  const double steps = static_cast<double>(p.T);
   Candidate best;
   bool first = true;
   for (const CudaSchedule schedule :
        {CudaSchedule::cta, CudaSchedule::cluster, CudaSchedule::scatter, CudaSchedule::grid}) {
     if (p.wish && schedule != *p.wish) continue;
     if (!p.wish && schedule == CudaSchedule::grid && best.plan.crew > 0 &&
-        best.plan.work.cycles() < least_cycles_of_a_grid())
+        best.microseconds <= microseconds_of(least_of_a_grid(), 1))
       continue;
     const Candidate c = candidate(p, schedule);
-    if (first ||
-        (c.obstacle.empty() && (!best.obstacle.empty() || c.plan.microseconds < best.plan.microseconds)))
+    if (first || (c.obstacle.empty() && (!best.obstacle.empty() || c.microseconds < best.microseconds)))
       best = c;
     first = false;
   }
@@ -358,7 +372,7 @@ CudaPlan plan_cuda(const CudaProblem& problem) {
     by_steps.why = best.obstacle;
     return by_steps;
   }
-  if (!p.wish && best.plan.microseconds * steps + gpu::kStart > by_steps.microseconds * steps) {
+  if (!p.wish && best.microseconds > by_steps.microseconds) {
     by_steps.why = "a product for each step is estimated to be faster";
     return by_steps;
   }
@@ -370,6 +384,7 @@ std::string describe(const CudaPlan& p) {
   if (p.schedule == CudaSchedule::stepwise) return "stepwise (" + p.why + ")";
   std::string text = std::string(name(p.schedule)) + " " + name(p.arithmetic);
   const auto add = [&](const char* what, int64_t number) { text += what + std::to_string(number); };
+  if (p.launches > 1) add(" launches=", p.launches);
   add(" blocks=", p.blocks);
   add(" crew=", p.crew);
   if (p.schedule == CudaSchedule::grid && p.cluster > 1) add(" cluster=", p.cluster);

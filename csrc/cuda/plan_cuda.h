@@ -10,10 +10,10 @@
 
 namespace rnnfast {
 
-// All but stepwise have all steps in one launch: rows of the batch belong to a block of threads (cta), to a
-// crew of blocks in a thread-block cluster, which hand on states or gradients of gates (cluster) or,
-// backwards, partial sums of gradients of states (scatter), or to a crew of blocks that are all on the GPU at
-// the same time, by themselves or in clusters that scatter partial sums (grid).
+// All but stepwise have all steps of a row in one launch: rows of the batch belong to a block of threads
+// (cta), to a crew of blocks in a thread-block cluster, which hand on states or gradients of gates (cluster)
+// or, backwards, partial sums of gradients of states (scatter), or to a crew of blocks that are all on the
+// GPU at the same time, by themselves or in clusters that scatter partial sums (grid).
 enum class CudaSchedule { stepwise, cta, cluster, scatter, grid };
 
 constexpr bool in_clusters(CudaSchedule s) {
@@ -112,13 +112,15 @@ struct CudaPlan {
   int cluster = 0;  // blocks of a thread-block cluster: 1 for cta, and for a grid without
   int rows = 0;     // of the batch that a crew owns
   int units = 0;    // that each block has
-  int64_t blocks = 0;
-  int threads = 0;               // of a block
+  int64_t launches =
+      1;               // one after the other, of as many crews each: what is not on the GPU at the same time
+  int64_t blocks = 0;  // of a launch
+  int threads = 0;     // of a block
   int64_t shared_memory = 0;     // bytes of a block
   int64_t weight_registers = 0;  // bytes of weights that a block keeps in registers
   int64_t exchange_bytes = 0;    // grid: of global memory, in which its crews hand on operands
-  double microseconds = 0;       // a step, as estimated from measurements of an H200
-  WorkCount work;                // of a step, which that is estimated from
+  double microseconds = 0;       // a step of all rows, as estimated from measurements of an H200
+  WorkCount work;                // of such a step, which that is estimated from
   std::string why;
 };
 

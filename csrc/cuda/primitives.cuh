@@ -143,8 +143,8 @@ class Patience {
   __device__ __forceinline__ void pause() const {
     __nanosleep(20);
     if (clock64() - begin_ < static_cast<long long>(RNNFAST_PATIENCE)) return;
-    printf("rnnfast: %s: block (%u, %u), thread %u waits in vain for step %d\n", waiter_.link, blockIdx.x,
-           blockIdx.y, threadIdx.x, waiter_.step);
+    printf("rnnfast: %s: block %u, thread %u waits in vain for step %d\n", waiter_.link, blockIdx.x,
+           threadIdx.x, waiter_.step);
     __trap();
   }
 

@@ -50,10 +50,12 @@ class Layer(NamedTuple):
 
 # Of a chunk of a layer, in microseconds, forward, and forward and backward: of the host, that calls operators; of
 # the GPU, until it takes its first step. And how many multiply-adds the GPU makes a microsecond, at least, where
-# products are those of all steps. Estimates; those of steps are the planner's.
+# products are those of all steps; of float32 in full, and rounded to TF32. Estimates; those of steps are the
+# planner's.
 HOST, START = (60, 260), (20, 60)
 IN_A_GRAPH = (0, 0)  # which is captured once: of the host
 PRODUCTS = {torch.float64: 1e7, torch.float32: 2e7, torch.bfloat16: 1.5e8, torch.float16: 1.5e8}
+PRODUCTS_IN_TF32 = 1.5e8
 LEAST_GAIN = 1.25
 LEAST_STEPS = 16  # of a chunk
 CHUNKS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -92,7 +94,8 @@ def plan(
     if T < 2 * LEAST_STEPS or B == 0:
         return None
     # W_ih x of all steps; backwards three more, for x, W_ih and W_hh.
-    products = (4 if trains else 1) * B * H * GATES[cell] * H / PRODUCTS[dtype]
+    rate = PRODUCTS_IN_TF32 if dtype == torch.float32 and options["tf32"] else PRODUCTS[dtype]
+    products = (4 if trains else 1) * B * H * GATES[cell] * H / rate
     times: dict[Wave, float] = {}
     for abreast in range(1, min(layers, MOST_ABREAST) + 1):
         step = 0.0

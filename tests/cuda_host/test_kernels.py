@@ -43,10 +43,10 @@ def wish(operators, schedule, rows, crew, arithmetic=None):
 
 
 def wish_any(operators, schedule, dtype, crews=CREWS):
-    """A plan of random sizes; few crews where all their blocks run at the same time."""
+    """A plan of random sizes."""
     rows = random.choice([1, 2, 4])
     if schedule in ("grid", CLUSTERED):
-        rows = 4 if dtype == torch.float64 else random.choice([4, 8, 16])
+        rows = 4 if dtype == torch.float64 else random.choice([4, 8, 16, 32])
     wish(operators, schedule, rows, random.choice(crews[schedule]), random.choice([None, "mma"]))
 
 
@@ -74,8 +74,7 @@ def test_options(on_host, kind, schedule, dtype):
     for problem in few(small_problems(kind, dtype)):
         wish_any(on_host, schedule, dtype)
         check_against_oracle(problem)
-        by_steps = problem.is_stepwise or "at the same time" in on_host.last_cuda_plan()
-        assert is_planned(on_host, "stepwise" if by_steps else schedule)
+        assert is_planned(on_host, "stepwise" if problem.is_stepwise else schedule)
 
 
 @pytest.mark.slow
@@ -159,12 +158,13 @@ def test_rows_of_a_crew_do_not_change_the_bits(on_host, kind, dtype, schedule, c
 @pytest.mark.parametrize("kind", problems.CELLS)
 def test_rows_that_are_multiplied_one_part_after_the_other(on_host, kind, schedule, crew, arithmetic):
     """More than a tensor core's instruction or a thread's sums take, of which some are not there, by weights in
-    registers and in shared memory: the bits of half as many."""
-    p = draw(3, 13, random.choice([37, 66, 80]), 1, torch.float32, cell=kind)
+    registers and in shared memory: the bits of as many as these take."""
+    H = random.choice([37, 66, 80])
+    p = draw(3, 19, H, 1, torch.float32, cell=kind)
     args = (p.gates, None, p.w_hh, None, None, p.bias, p.h0, p.c0, *p.options)
     precision = "tf32" if arithmetic == "mma" else "ieee"
     seen = []
-    for rows in (8, 16):
+    for rows in (8, 16, 32) if H < 40 else (8, 16):  # 32 of as many units as a block has threads for
         wish(on_host, schedule, rows, crew, arithmetic)
         if arithmetic == "fma":
             check_against_oracle(p)
@@ -172,7 +172,24 @@ def test_rows_that_are_multiplied_one_part_after_the_other(on_host, kind, schedu
         assert is_planned(on_host, schedule)
         assert f" {arithmetic} " in on_host.last_cuda_plan()
         assert f" tile={rows}x" in on_host.last_cuda_plan()
-    assert torch.equal(*seen)
+    assert all(torch.equal(seen[0], other) for other in seen[1:])
+
+
+@pytest.mark.parametrize("layout", ["time", "packed"])
+@pytest.mark.parametrize(("schedule", "crew"), [("grid", 6), (CLUSTERED, (8, 4))])
+@pytest.mark.parametrize("kind", problems.CELLS)
+def test_crews_of_one_launch_after_the_other(on_host, kind, schedule, crew, layout):
+    """Where all of them do not fit at the same time: as if they did."""
+    p = draw(5, 9, 19, 2, torch.float32, cell=kind, direction=2, layout=layout)
+    seen = []
+    for rows in (1, 8):
+        wish(on_host, schedule, rows, crew)
+        check_against_oracle(p)
+        assert is_planned(on_host, schedule)
+        assert (" launches=3 " in on_host.last_cuda_plan()) == (rows == 1)
+        results = p.forward(saves=True)
+        seen.append([*results, *p.gradients(results).values()])
+    assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
