@@ -89,6 +89,7 @@ struct Recurrence {
   // Gradients of states are kept between -clip and clip.
   double clip = std::numeric_limits<double>::infinity();
   Noise noise;
+  bool relu = false;  // instead of tanh, where a cell leaves that open
 
   int64_t active(int64_t t) const { return counts ? counts[t] : B; }
 

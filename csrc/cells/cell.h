@@ -50,6 +50,7 @@
 //   Kept<Value> kept()          the shares of h and c that stay what they were, at this step
 //   Scalar units()              how many units the phase has; At::Scalar is the type of constants, too
 //   Value tanh(v), sigmoid(v), sqrt(v)  elementary functions
+//   relu()                      Recurrence::relu; on a GPU only
 //
 // Nothing here knows how rows and units are spread over workers. Sums are formed from partials of fixed size
 // in a fixed order, so a result does not depend on the schedule.

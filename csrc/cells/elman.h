@@ -12,8 +12,8 @@ struct Tanh {
     return at.tanh(x);
   }
   // f'(x) dh, in terms of h = f(x).
-  template <class V>
-  static RNNFAST_INLINE V adjoint(V dh, V h) {
+  template <class At, class V>
+  static RNNFAST_INLINE V adjoint(const At&, V dh, V h) {
     return dh * (1 - h * h);
   }
 };
@@ -24,9 +24,22 @@ struct Relu {
   static RNNFAST_INLINE V apply(const At&, V x) {
     return x < 0 ? V{} : x;
   }
-  template <class V>
-  static RNNFAST_INLINE V adjoint(V dh, V h) {
+  template <class At, class V>
+  static RNNFAST_INLINE V adjoint(const At&, V dh, V h) {
     return h <= 0 ? V{} : dh;
+  }
+};
+
+// Which of them, the recurrence says: for schedules whose steps wait for other things, and whose kernels take
+// long to compile.
+struct TanhOrRelu {
+  template <class At, class V>
+  static RNNFAST_INLINE V apply(const At& at, V x) {
+    return at.relu() ? Relu::apply(at, x) : Tanh::apply(at, x);
+  }
+  template <class At, class V>
+  static RNNFAST_INLINE V adjoint(const At& at, V dh, V h) {
+    return at.relu() ? Relu::adjoint(at, dh, h) : Tanh::adjoint(at, dh, h);
   }
 };
 
@@ -66,7 +79,7 @@ struct Elman {
       static RNNFAST_INLINE void run(At& at) {
         const auto dh = candidate_gradient<0>(at, at.matrix(0) + at.load(kDy) + at.entry(kDhN));
         const auto dgates =
-            Nonlinearity::adjoint(Dropout<At>(at)(dh), at.load(At::kNoisy ? kActivations : kY));
+            Nonlinearity::adjoint(at, Dropout<At>(at)(dh), at.load(At::kNoisy ? kActivations : kY));
         at.store(kDGates, dgates);
         at.put(0, dgates);
       }

@@ -154,6 +154,7 @@ class Accessor {
     if (window_.computed) reinterpret_cast<C*>(window_.computed)[offset(window_.computed_row, 0)] = v * v;
   }
 
+  __device__ __forceinline__ bool relu() const { return r_.relu; }
   __device__ __forceinline__ C clipped(C v) const {
     const C most = static_cast<C>(r_.clip);
     v = v > most ? most : v;

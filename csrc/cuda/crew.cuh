@@ -49,7 +49,7 @@ struct CrewOwn {
   int places[kParts];                // in it, of the unit's parts
   C clip;
   int present;  // a bit for each stream that there is
-  bool has_computed;
+  bool has_computed, relu;
   C parameters[kMaxParameters] = {};
   C results[OnlyPhase<Pass>::kColumns];
   C carries[Pass::kCarries > 0 ? Pass::kCarries : 1] = {};
@@ -202,7 +202,7 @@ __device__ __forceinline__ void run_crew(const CrewArguments<typename Product::S
   Own own;
   own.find_places(seat_of_crew.local, shape.units, row, shape.rows * Product::kChunk);
   own.clip = static_cast<C>(r.clip), own.has_computed = opaque(a.computed.data != nullptr);
-  own.present = opaque(static_cast<int>(a.strides.present));
+  own.present = opaque(static_cast<int>(a.strides.present)), own.relu = opaque(r.relu);
   if (exists) {
     const Position nowhere = {};
     CrewAccessor<Phase, S, Own, Turn::once> at(r, a.strides, seat, nowhere, own, nullptr);

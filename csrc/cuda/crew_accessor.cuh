@@ -162,6 +162,7 @@ class CrewAccessor {
     if constexpr (kTurn == Turn::run) own_.recorded = v * v;
     if constexpr (kTurn == Turn::write) write_if(own_.has_computed, computed(0), own_.recorded);
   }
+  __device__ __forceinline__ bool relu() const { return own_.relu; }
   __device__ __forceinline__ C clipped(C v) const {
     v = v > own_.clip ? own_.clip : v;
     return v < -own_.clip ? -own_.clip : v;

@@ -5,8 +5,9 @@
 namespace rnnfast::cuda {
 
 cudaError_t run_elman(const Run& run, Cell cell, Pass pass, Dtype dtype, const CudaPlan& plan) {
-  return cell == Cell::elman_relu ? run_cell<Elman<Relu>>(run, pass, dtype, plan)
-                                  : run_cell<Elman<Tanh>>(run, pass, dtype, plan);
+  Run own = run;
+  own.recurrence.relu = cell == Cell::elman_relu;
+  return run_cell<Elman<TanhOrRelu>>(own, pass, dtype, plan);
 }
 
 }  // namespace rnnfast::cuda
