@@ -221,9 +221,9 @@ def plan(
           rows, in thread-block clusters of ``cluster`` blocks, which in a grid read a fraction of the states each
           and scatter partial sums; ``tile``: rows of the batch of a crew, and units of each
           member, or, of cta, that its threads (fma) or warps (mma) have at a time.
-        * ``launches``: of a grid, more than one where its crews are not all on the GPU at the same time; ``blocks`` of
-          each, and for each of these its ``threads``, its ``shared_memory`` and the bytes of weights that it keeps in
-          registers, ``weight_registers``.
+        * ``launches``: of a grid, more than one where its crews do not fit the GPU at the same time; ``blocks`` of
+          each, and for each of these its ``threads``, its ``shared_memory`` and the bytes of weights that it
+          keeps in registers, ``weight_registers``.
         * ``microseconds``: of a step, as estimated; ``work``: from how much of what. ``why``.
 
     Example:
