@@ -96,6 +96,8 @@ def measure(kind, dtype, B, H):
             )
 
         add("plan")
+        with rnnfast.forced_plan("stepwise"):
+            add("stepwise", dict(schedule="stepwise"))
         for wish in candidates(B):
             if what == "forward" and wish["schedule"] == "scatter":
                 continue

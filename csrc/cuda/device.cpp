@@ -45,8 +45,8 @@ struct BlasFunctions {
   BlasFunctions() {
     find("torch_get_current_cuda_blas_handle", handle);
     find("cublasSetMathMode", blas.set_math);
-    find("cublasSgemm_v2_64", blas.gemm);
-    find("cublasSgemmStridedBatched_64", blas.gemm_batched);
+    find("cublasGemmEx_64", blas.gemm);
+    find("cublasGemmStridedBatchedEx_64", blas.gemm_batched);
   }
 
   AOTITorchError (*handle)(void** handle) = nullptr;

@@ -45,7 +45,7 @@ namespace gpu {
 constexpr double kHz = 1.7e9;
 constexpr int kSchedulers = 4;  // of a multiprocessor
 constexpr double kStart = 8;    // us: reading the weights, each time
-constexpr double kLaunch = 7;   // us: of a kernel after another, by torch
+constexpr double kLaunch = 5;   // us: of a kernel after another; by torch's operators it was 11
 constexpr double kL2Rate = 3e6, kFlops32 = 40e6, kFlops16 = 300e6, kFlops64 = 20e6;  // bytes and flops a us
 constexpr int kLeastCapability = 80, kLeastForClusters = 90;
 }  // namespace gpu

@@ -1,91 +1,100 @@
-// Products by torch's operators; of float32 by the cuBLAS that these call, for they have no precision of
-// their own: torch keeps one setting for products, and another, which layers follow, for cuDNN's RNNs.
 #include "products.h"
 
 #include <algorithm>
 
-#include "device.h"
 #include "dispatch.h"
 
 namespace rnnfast::cuda {
 namespace {
 
-void multiply_as_set(Tensor& to, const Tensor& a, const Tensor& b) {
-  const char* name = a.dim() == 2 ? "aten::mm" : "aten::bmm";
-  if (to.scalar_type() == a.scalar_type()) {
-    call(name, "out", a, b, to);
-  } else {
-    call(name, "dtype_out", a, b, to.scalar_type(), to);
+using torch::headeronly::ScalarType;
+
+// Whether rows, or columns, are contiguous and do not overlap, as those of expanded tensors do.
+bool lies(int64_t lines, int64_t apart, int64_t values, int64_t stride) {
+  return (values <= 1 || stride == 1) && (lines <= 1 || apart >= std::max(values, int64_t{1}));
+}
+
+cudaDataType type_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Double:
+      return CUDA_R_64F;
+    case ScalarType::BFloat16:
+      return CUDA_R_16BF;
+    case ScalarType::Half:
+      return CUDA_R_16F;
+    default:
+      return CUDA_R_32F;
   }
 }
 
-// A matrix, or each one of a batch. What lies by rows is to cuBLAS the transpose, by columns.
-struct Operand {
-  Tensor tensor;
-  Blas::Operation operation;
-  int64_t apart, next;  // rows or columns, and matrices
-
-  explicit Operand(const Tensor& t) : tensor(t) {
-    if (!fits()) {
-      tensor = torch::stable::contiguous(t);
-      fits();
-    }
-    next = t.dim() == 3 ? tensor.stride(0) : 0;
-  }
-
-  const float* data() const { return static_cast<const float*>(tensor.data_ptr()); }
-
- private:
-  // Whether rows, or columns, are contiguous and do not overlap, as those of expanded tensors do.
-  bool fits() {
-    const int64_t first = tensor.dim() - 2, rows = tensor.size(first), columns = tensor.size(first + 1),
-                  row = tensor.stride(first), column = tensor.stride(first + 1);
-    const auto lies = [&](int64_t lines, int64_t line, int64_t values, int64_t value) {
-      apart = std::max(lines > 1 ? line : values, int64_t{1});
-      return (values <= 1 || value == 1) && apart >= values;
-    };
-    operation = Blas::as_it_is;
-    if (lies(rows, row, columns, column)) return true;
-    operation = Blas::transposed;
-    return lies(columns, column, rows, row);
-  }
-};
-
-// to^T = b^T a^T.
-void multiply_with(const Blas& blas, Tensor& to, const Tensor& a, const Tensor& b, bool tf32) {
-  const bool batched = to.dim() == 3;
-  const int64_t rows = to.size(batched), columns = to.size(batched + 1), terms = a.size(batched + 1);
-  if (rows == 0 || columns == 0 || (batched && to.size(0) == 0)) return;
-  if (terms == 0) {
-    torch::stable::zero_(to);
-    return;
-  }
-  const Operand left(b), right(a), result(to);
-  require(result.operation == Blas::as_it_is && result.tensor.data_ptr() == to.data_ptr(),
-          "multiply: expected a result with contiguous rows");
-  float* const data = static_cast<float*>(to.data_ptr());
-  const float one = 1, zero = 0;
-  int failed = blas.set_math(blas.handle, tf32 ? Blas::tf32 : Blas::in_full);
-  if (!failed && batched) {
-    failed = blas.gemm_batched(blas.handle, left.operation, right.operation, columns, rows, terms, &one,
-                               left.data(), left.apart, left.next, right.data(), right.apart, right.next,
-                               &zero, data, result.apart, result.next, to.size(0));
-  } else if (!failed) {
-    failed = blas.gemm(blas.handle, left.operation, right.operation, columns, rows, terms, &one, left.data(),
-                       left.apart, right.data(), right.apart, &zero, data, result.apart);
-  }
-  require(!failed, "cuBLAS: a product of ", shape_of(a), " and ", shape_of(b), " failed with status ",
-          failed);
+Tensor first_rows(const Tensor& t, int64_t rows) {
+  Shape sizes = shape_of(t), strides(t.strides().begin(), t.strides().end());
+  sizes[sizes.size() - 2] = rows;
+  return view_of(t, sizes, strides);
 }
 
 }  // namespace
 
-void multiply(Tensor& to, const Tensor& a, const Tensor& b, std::optional<bool> tf32) {
-  const bool in_float32 = a.scalar_type() == torch::headeronly::ScalarType::Float;
-  if (const auto found = tf32 && in_float32 ? blas() : std::nullopt) {
-    multiply_with(*found, to, a, b, *tf32);
+Product::Operand::Operand(Tensor& t) {
+  const int64_t first = t.dim() - 2, rows = t.size(first), columns = t.size(first + 1);
+  const bool by_rows = lies(rows, t.stride(first), columns, t.stride(first + 1));
+  const bool by_columns = !by_rows && lies(columns, t.stride(first + 1), rows, t.stride(first));
+  if (!by_rows && !by_columns) t = torch::stable::contiguous(t);
+  operation = by_columns ? Blas::transposed : Blas::as_it_is;
+  const int64_t lines = by_columns ? columns : rows, values = by_columns ? rows : columns;
+  apart = lines > 1 ? t.stride(first + by_columns) : std::max(values, int64_t{1});
+  next = first == 1 ? t.stride(0) : 0;
+}
+
+Product::Product(const Tensor& to, const Tensor& a, const Tensor& b, std::optional<bool> tf32)
+    : to_(to),
+      a_(a),
+      b_(b),
+      blas_(tf32 || a.scalar_type() != ScalarType::Float ? blas() : std::nullopt),
+      math_(tf32.value_or(false) ? Blas::tf32 : Blas::in_full),
+      left_(b_),
+      right_(a_),
+      result_(to_) {
+  require(result_.operation == Blas::as_it_is && to_.data_ptr() == to.data_ptr(),
+          "Product: expected a result with contiguous rows");
+}
+
+void Product::run(int64_t rows) const {
+  const bool batched = to_.dim() == 3;
+  const int64_t columns = to_.size(batched + 1), terms = a_.size(batched + 1);
+  if (rows == 0 || columns == 0 || (batched && to_.size(0) == 0)) return;
+  if (!blas_ || terms == 0) return run_by_torch(rows);
+  const cudaDataType type = type_of(a_);
+  const double one64 = 1, zero64 = 0;
+  const float one32 = 1, zero32 = 0;
+  const bool wide = type == CUDA_R_64F;
+  const void *const one = wide ? static_cast<const void*>(&one64) : &one32,
+                    *const zero = wide ? static_cast<const void*>(&zero64) : &zero32;
+  const Blas::Compute compute = wide ? Blas::in_64_bits : Blas::in_32_bits;
+  // to^T = b^T a^T.
+  int failed = blas_->set_math(blas_->handle, math_);
+  if (!failed && batched) {
+    failed = blas_->gemm_batched(blas_->handle, left_.operation, right_.operation, columns, rows, terms, one,
+                                 b_.data_ptr(), type, left_.apart, left_.next, a_.data_ptr(), type,
+                                 right_.apart, right_.next, zero, to_.data_ptr(), type_of(to_), result_.apart,
+                                 result_.next, to_.size(0), compute, Blas::by_default);
+  } else if (!failed) {
+    failed = blas_->gemm(blas_->handle, left_.operation, right_.operation, columns, rows, terms, one,
+                         b_.data_ptr(), type, left_.apart, a_.data_ptr(), type, right_.apart, zero,
+                         to_.data_ptr(), type_of(to_), result_.apart, compute, Blas::by_default);
+  }
+  require(!failed, "cuBLAS: a product of ", shape_of(a_), " and ", shape_of(b_), " failed with status ",
+          failed);
+}
+
+void Product::run_by_torch(int64_t rows) const {
+  const char* name = to_.dim() == 2 ? "aten::mm" : "aten::bmm";
+  const bool all = rows == to_.size(to_.dim() - 2);
+  const Tensor to = all ? to_ : first_rows(to_, rows), a = all ? a_ : first_rows(a_, rows);
+  if (to.scalar_type() == a.scalar_type()) {
+    call(name, "out", a, b_, to);
   } else {
-    multiply_as_set(to, a, b);
+    call(name, "dtype_out", a, b_, to.scalar_type(), to);
   }
 }
 

@@ -126,7 +126,7 @@ class StepwiseArrays {
  public:
   StepwiseArrays(const Recurrence& r, const PassInfo& info, Dtype dtype, const Tensor& like,
                  std::optional<bool> tf32)
-      : r_(r), info_(info), dtype_(dtype), like_(like), tf32_(tf32) {
+      : r_(r), info_(info), dtype_(dtype), like_(like) {
     const Dtype computed = computed_with(dtype);
     for (int i = 0; i < info.operands; ++i)
       for (int buffer = 0; buffer < 2; ++buffer)
@@ -138,29 +138,20 @@ class StepwiseArrays {
             add(results_[i], info.phase[i].columns * r.units[info.phase[i].units], computed);
     for (int i = 0; i < info.carries; ++i) workspace_.carries[i] = add(carries_[i], r.most_units(), computed);
     if (info.statistics > 0) workspace_.sums = add(sums_, info.statistics, computed);
-    for (int i = 0; i < info.phases; ++i) weights_.push_back(weights(i));
+    for (int i = 0; i < info.phases; ++i)
+      for (int buffer = 0; buffer < 2 && results_[i]; ++buffer)
+        products_[i].emplace_back(*results_[i], *operands_[info.phase[i].operand][buffer], weights(i), tf32);
   }
 
   const cuda::Workspace& workspace() const { return workspace_; }
 
-  void multiply(int phase, int buffer, int64_t rows) const {
-    const cuda::PhaseInfo& p = info_.phase[phase];
-    Tensor out = first_rows(*results_[phase], rows);
-    cuda::multiply(out, first_rows(*operands_[p.operand][buffer], rows), weights_[phase], tf32_);
-  }
+  void multiply(int phase, int buffer, int64_t rows) const { products_[phase][buffer].run(rows); }
 
  private:
   // Batches of matrices only where there are several groups.
   void* add(OptionalTensor& array, int64_t width, Dtype dtype) {
     const Shape shape = r_.G == 1 ? Shape{r_.B, width} : Shape{r_.G, r_.B, width};
     return array.emplace(empty_contiguous(shape, like_, torch_dtype(dtype))).data_ptr();
-  }
-
-  Tensor first_rows(const Tensor& array, int64_t rows) const {
-    if (rows == r_.B) return array;
-    const int64_t width = array.size(array.dim() - 1);
-    if (r_.G == 1) return view_of(array, {rows, width}, {width, 1});
-    return view_of(array, {r_.G, rows, width}, {r_.B * width, width, 1});
   }
 
   // As they stand on the right of the product: transposed, unless the phase wants that undone.
@@ -177,9 +168,8 @@ class StepwiseArrays {
   const PassInfo& info_;
   const Dtype dtype_;
   const Tensor& like_;
-  const std::optional<bool> tf32_;
   OptionalTensor operands_[2][2], results_[cuda::kMostPhases], carries_[cuda::kMostCarries], sums_;
-  std::vector<Tensor> weights_;
+  std::vector<cuda::Product> products_[cuda::kMostPhases];  // of the two buffers
   cuda::Workspace workspace_;
 };
 

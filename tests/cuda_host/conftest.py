@@ -12,20 +12,7 @@ TENSORS = ("running.cpp", "backend.cpp", "ops_cuda.cpp", "plan_cuda.cpp", "pass_
 
 
 @pytest.fixture(scope="session")
-def widening_products():
-    """Products of 16-bit values to float32, as torch has them for GPUs only."""
-
-    def multiply(a, b, dtype, *, out):
-        return out.copy_(a.to(dtype) @ b.to(dtype))
-
-    with torch.library._scoped_library("aten", "IMPL") as library:
-        for name in ("mm", "bmm"):
-            library.impl(f"{name}.dtype_out", multiply, "CPU")
-        yield
-
-
-@pytest.fixture(scope="session")
-def operators(widening_products, tmp_path_factory):
+def operators(tmp_path_factory):
     """rnnfast's CUDA operators, for tensors on the CPU: ``torch.ops.rnnfast_cuda_host``."""
     directory = tmp_path_factory.mktemp("cuda_host")
     sources = [

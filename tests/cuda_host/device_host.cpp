@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "../../csrc/cuda/values.cuh"
 #include "../../csrc/library.h"
 #include "cuda_host.h"
 
@@ -16,13 +17,6 @@ int number(const char* name, int otherwise) {
   return value ? std::atoi(value) : otherwise;
 }
 
-// To 10 bits of mantissa, the nearest.
-float as_tf32(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return cuda_host::bits_to_float((bits + 0x1000) & ~0x1fffu);
-}
-
 Blas::Math math = Blas::in_full;
 
 int set_math(void*, Blas::Math wanted) {
@@ -30,35 +24,72 @@ int set_math(void*, Blas::Math wanted) {
   return 0;
 }
 
-float factor(const float* matrix, Blas::Operation operation, int64_t columns, int64_t i, int64_t j) {
-  const float value = operation == Blas::transposed ? matrix[i * columns + j] : matrix[j * columns + i];
+// To 10 bits of mantissa, the nearest.
+float as_tf32(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return cuda_host::bits_to_float((bits + 0x1000) & ~0x1fffu);
+}
+
+double value_at(const void* values, cudaDataType type, int64_t i) {
+  if (type == CUDA_R_64F) return static_cast<const double*>(values)[i];
+  if (type == CUDA_R_16F) return widened(static_cast<const __half*>(values)[i]);
+  if (type == CUDA_R_16BF) return widened(static_cast<const __nv_bfloat16*>(values)[i]);
+  const float value = static_cast<const float*>(values)[i];
   return math == Blas::tf32 ? as_tf32(value) : value;
 }
 
+void put_at(void* values, cudaDataType type, int64_t i, double value) {
+  if (type == CUDA_R_64F) {
+    static_cast<double*>(values)[i] = value;
+  } else if (type == CUDA_R_16F) {
+    static_cast<__half*>(values)[i] = narrowed<__half>(static_cast<float>(value));
+  } else if (type == CUDA_R_16BF) {
+    static_cast<__nv_bfloat16*>(values)[i] = narrowed<__nv_bfloat16>(static_cast<float>(value));
+  } else {
+    static_cast<float*>(values)[i] = static_cast<float>(value);
+  }
+}
+
+int64_t bytes_of(cudaDataType type) { return type == CUDA_R_64F ? 8 : type == CUDA_R_32F ? 4 : 2; }
+
 int gemm(void*, Blas::Operation of_a, Blas::Operation of_b, int64_t m, int64_t n, int64_t k,
-         const float* alpha, const float* a, int64_t a_columns, const float* b, int64_t b_columns,
-         const float* beta, float* c, int64_t c_columns) {
+         const void* alpha, const void* a, cudaDataType a_type, int64_t a_columns, const void* b,
+         cudaDataType b_type, int64_t b_columns, const void* beta, void* c, cudaDataType c_type,
+         int64_t c_columns, Blas::Compute compute, Blas::Algorithm) {
+  const bool wide = compute == Blas::in_64_bits;
+  const auto scalar = [&](const void* p) {
+    return wide ? *static_cast<const double*>(p) : *static_cast<const float*>(p);
+  };
   const int64_t a_rows = of_a == Blas::transposed ? k : m, b_rows = of_b == Blas::transposed ? n : k;
-  if (m < 1 || n < 1 || k < 1 || a_columns < a_rows || b_columns < b_rows || c_columns < m || *beta != 0)
+  if (m < 1 || n < 1 || k < 1 || a_columns < a_rows || b_columns < b_rows || c_columns < m ||
+      scalar(beta) != 0 || wide != (a_type == CUDA_R_64F) || a_type != b_type ||
+      (c_type != a_type && c_type != CUDA_R_32F))
     return 7;  // CUBLAS_STATUS_INVALID_VALUE
   for (int64_t j = 0; j < n; ++j)
     for (int64_t i = 0; i < m; ++i) {
-      float sum = 0;
+      double sum = 0;
       for (int64_t l = 0; l < k; ++l)
-        sum += factor(a, of_a, a_columns, i, l) * factor(b, of_b, b_columns, l, j);
-      c[j * c_columns + i] = *alpha * sum;
+        sum += value_at(a, a_type, of_a == Blas::transposed ? i * a_columns + l : l * a_columns + i) *
+               value_at(b, b_type, of_b == Blas::transposed ? l * b_columns + j : j * b_columns + l);
+      put_at(c, c_type, j * c_columns + i, scalar(alpha) * sum);
     }
   return 0;
 }
 
 int gemm_batched(void* handle, Blas::Operation of_a, Blas::Operation of_b, int64_t m, int64_t n, int64_t k,
-                 const float* alpha, const float* a, int64_t a_columns, long long a_next, const float* b,
-                 int64_t b_columns, long long b_next, const float* beta, float* c, int64_t c_columns,
-                 long long c_next, int64_t batch) {
+                 const void* alpha, const void* a, cudaDataType a_type, int64_t a_columns, long long a_next,
+                 const void* b, cudaDataType b_type, int64_t b_columns, long long b_next, const void* beta,
+                 void* c, cudaDataType c_type, int64_t c_columns, long long c_next, int64_t batch,
+                 Blas::Compute compute, Blas::Algorithm algorithm) {
+  const auto matrix = [](const void* p, cudaDataType type, long long next, int64_t i) {
+    return static_cast<const char*>(p) + i * next * bytes_of(type);
+  };
   int failed = 0;
   for (int64_t i = 0; i < batch && !failed; ++i)
-    failed = gemm(handle, of_a, of_b, m, n, k, alpha, a + i * a_next, a_columns, b + i * b_next, b_columns,
-                  beta, c + i * c_next, c_columns);
+    failed = gemm(handle, of_a, of_b, m, n, k, alpha, matrix(a, a_type, a_next, i), a_type, a_columns,
+                  matrix(b, b_type, b_next, i), b_type, b_columns, beta,
+                  const_cast<char*>(matrix(c, c_type, c_next, i)), c_type, c_columns, compute, algorithm);
   return failed;
 }
 
@@ -77,7 +108,10 @@ DeviceLimits limits_of(int32_t) {
 cudaStream_t stream_of(int32_t) { return nullptr; }
 bool is_captured(cudaStream_t) { return number("CUDA_HOST_CAPTURED", 0) != 0; }
 
-std::optional<Blas> blas() { return Blas{&math, set_math, gemm, gemm_batched}; }
+std::optional<Blas> blas() {
+  if (number("CUDA_HOST_BLAS", 1) == 0) return std::nullopt;
+  return Blas{&math, set_math, gemm, gemm_batched};
+}
 
 }  // namespace rnnfast::cuda
 

@@ -34,7 +34,7 @@ def served(kinds=problems.CELLS, schedules=SCHEDULES):
 
 def few(of):
     """Some of them, so that the tests take seconds."""
-    return random.sample(list(of), 5)
+    return random.sample(list(of), 3)
 
 
 def wish(operators, schedule, rows, crew, arithmetic=None):
@@ -175,12 +175,11 @@ def test_rows_that_are_multiplied_one_part_after_the_other(on_host, kind, schedu
     assert all(torch.equal(seen[0], other) for other in seen[1:])
 
 
-@pytest.mark.parametrize("layout", ["time", "packed"])
 @pytest.mark.parametrize(("schedule", "crew"), [("grid", 6), (CLUSTERED, (8, 4))])
-@pytest.mark.parametrize("kind", problems.CELLS)
-def test_crews_of_one_launch_after_the_other(on_host, kind, schedule, crew, layout):
-    """Where all of them do not fit at the same time: as if they did."""
-    p = draw(5, 9, 19, 2, torch.float32, cell=kind, direction=2, layout=layout)
+@pytest.mark.parametrize("kind", ["elman_relu", "lstm"])
+def test_crews_of_one_launch_after_the_other(on_host, kind, schedule, crew):
+    """Where all of them do not fit at the same time: as if they did. Crews do not all take as many steps."""
+    p = draw(4, 9, 19, 2, torch.float32, cell=kind, direction=2, layout="packed")
     seen = []
     for rows in (1, 8):
         wish(on_host, schedule, rows, crew)

@@ -1,19 +1,19 @@
-"""Products of float32 around a recurrence, by the cuBLAS that torch has (here: loops, which round to TF32 where
-that is set)."""
+"""Products around a recurrence and of its steps, by the cuBLAS that torch has (here: loops, which round to TF32
+where that is set)."""
 
 import pytest
 import torch
-from problems import assert_close
+from problems import TOLERANCE, assert_close
 
 from rnnfast.reference import GATES
 
 GRADIENTS = ["input", "w_ih", "w_hh", "w_hr", "b_ih", "b_hh", "h0", "c0"]
 
 
-def run(operators, x, weights, h0, cell, precision, dy=None, saved=None, **options):
-    """Results and all gradients, with the kernels' own arithmetic exact; saved: of another call."""
+def run(operators, x, weights, h0, cell, precision, saved=None, batch_sizes=None):
+    """Results and all gradients; saved: of another call."""
     w_ih, w_hh, bias = weights
-    lead = dict(cell=cell, direction=2 * (w_hh.dim() == 3), batch_first=False, batch_sizes=None, **options)
+    lead = dict(cell=cell, direction=2 * (w_hh.dim() == 3), batch_first=False, batch_sizes=batch_sizes)
     given = (w_ih, w_hh, None, bias, bias, h0, None)
     results = saved or operators.recurrence(x, *given, **lead, saves=True, precision=precision)
     count = 3 if cell == "lstm" else 2
@@ -83,3 +83,29 @@ def test_inputs_in_memory(operators, how, H):
     for name in GRADIENTS:
         assert gradients[name].shape == expected_gradients[name].shape
         assert_close(gradients[name], expected_gradients[name].double())
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_without_it_torchs_operators_multiply(operators, monkeypatch, dtype, groups):
+    """The same numbers, for all sizes of batches; 16-bit values to float32 they have on GPUs only."""
+    with torch.library._scoped_library("aten", "IMPL") as library:
+        for name in ("mm", "bmm"):
+            library.impl(
+                f"{name}.dtype_out", lambda a, b, dtype, *, out: out.copy_(a.to(dtype) @ b.to(dtype)), "CPU"
+            )
+        x, weights, h0 = inputs(5, 4, 6, 9, "gru", groups)
+        x, h0, weights = x.to(dtype), h0.to(dtype), tuple(w.to(dtype) for w in weights)
+        packed = dict(batch_sizes=torch.tensor([4, 3, 3, 1])) if groups == 1 else {}
+        x = x.reshape(-1, 6)[:11] if packed else x
+        found = []
+        try:
+            operators.wish_cuda_plan("stepwise")
+            for there in ("1", "0"):
+                monkeypatch.setenv("CUDA_HOST_BLAS", there)
+                results, gradients = run(operators, x, weights, h0, "gru", "ieee", **packed)
+                found.append([*results, *gradients.values()])
+        finally:
+            operators.wish_cuda_plan(None)
+    for a, b in zip(*found, strict=True):
+        assert_close(a, b.double(), tolerance=TOLERANCE[dtype])
