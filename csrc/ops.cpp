@@ -8,8 +8,9 @@
 // H), and there are no w_ih, w_hr and b_ih; it saves what an LSTM does, further N(c) (T, B, G, H), N(W_hh h)
 // (T, B, G, K) and their scales (T, B, G, 2).
 //
-// precision: of float32 on CUDA; "ieee", the default, or "tf32", where products may round to TF32.
-// beside: how many other recurrences are to run at the same time on the GPU; each is planned for its share.
+// precision: of float32 on CUDA; "ieee", or "tf32", where products may round to TF32; absent: in full, but
+// for products of all steps and products step by step, which are as torch's own are set. beside: how many
+// other recurrences are to run at the same time on the GPU; each is planned for its share.
 #include "library.h"
 
 RNNFAST_LIBRARY(m) {

@@ -212,7 +212,7 @@ def plan(
 
         For a GPU, one with
 
-        * ``schedule``: ``"cta"``, all steps in one launch, where each block of threads owns rows of the batch and
+        * ``schedule``: ``"cta"``, all steps in a launch, where each block of threads owns rows of the batch and
           keeps W_hh in its registers and shared memory; ``"cluster"`` and ``"grid"``, the same for crews of
           blocks, each with some of the units, which hand on states through each other's shared memory or through
           the second-level cache; ``"scatter"``, clusters that hand on partial sums of gradients, backwards;

@@ -1,4 +1,4 @@
-// A GPU's part of a layer, besides its recurrence: products and sums by torch's operators.
+// A GPU's part of a layer, besides its recurrence: products by cuBLAS, sums by torch's operators.
 #include "../layer/backend.h"
 
 #include "dispatch.h"
@@ -48,12 +48,13 @@ Tensor row_numbers(const Layout::Runs& runs, const Tensor& like) {
 }  // namespace
 
 void product_to(Tensor& to, const Tensor& a, const Tensor& b, const OnGpu& on_gpu) {
+  const cuda::OnDevice on_device(device_index_of(to));
   cuda::multiply(to, a, b, on_gpu.tf32);
 }
 
 void add_product(Tensor& to, const Tensor& a, const Tensor& b, const OnGpu& on_gpu) {
   Tensor more = empty_contiguous({a.size(0), b.size(1)}, a);
-  cuda::multiply(more, a, b, on_gpu.tf32);
+  product_to(more, a, b, on_gpu);
   torch::stable::copy_(to, sum_of(to, more));
 }
 

@@ -44,7 +44,7 @@ struct CrewShape {
   // multiprocessors without one, and have not been estimated to be faster.
   static constexpr int kMostCluster = 16, kMostGridCluster = 8;
   static_assert(kMostGridCluster % kWarps == 0, "each warp of a member writes to so many others");
-  // Of shared memory: barriers, as many zeros as there are rows of a chunk, operands.
+  // Of shared memory: barriers; zeros, as many as a chunk of kRowsAtATime rows has; operands.
   static constexpr size_t kZerosAt = 128, kOperandsAt = 256;
 
   // Vectors of 16 bytes of partial results that a thread scatters to a peer, at most.

@@ -1,4 +1,4 @@
-// The GPU that tensors are on, through the driver's runtime and torch's operators.
+// The GPU that tensors are on, through CUDA's runtime and what torch has loaded.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -29,7 +29,8 @@ cudaStream_t stream_of(int32_t device);
 // Whether what is launched goes into a CUDA graph.
 bool is_captured(cudaStream_t stream);
 
-// The cuBLAS that torch has loaded, for its present stream; matrices lie by columns there.
+// The cuBLAS that torch has loaded, for the present device and torch's present stream; matrices lie by
+// columns there.
 struct Blas {
   enum Operation { as_it_is = 0, transposed = 1 };    // cublasOperation_t
   enum Compute { in_32_bits = 68, in_64_bits = 70 };  // cublasComputeType_t

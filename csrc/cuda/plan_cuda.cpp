@@ -45,17 +45,16 @@ namespace gpu {
 constexpr double kHz = 1.7e9;
 constexpr int kSchedulers = 4;  // of a multiprocessor
 constexpr double kStart = 8;    // us: reading the weights, each time
-constexpr double kLaunch = 5;   // us: of a kernel after another; by torch's operators it was 11
+constexpr double kLaunch = 5;   // us: of a kernel after another; with products by torch's operators, 11
 constexpr double kL2Rate = 3e6, kFlops32 = 40e6, kFlops16 = 300e6, kFlops64 = 20e6;  // bytes and flops a us
 constexpr int kLeastCapability = 80, kLeastForClusters = 90;
 }  // namespace gpu
 
 // Kernels of one launch count bytes between positions in streams, and positions, in 32 bits.
 constexpr int64_t kMostPositions = int64_t{1} << 31, kMostStride = (int64_t{1} << 31) / 8;
-constexpr int64_t kMostRowsOfGroups = kMostPositions / CrewShape::kMostCrew;  // blocks are counted likewise
 
-// A plan of one launch that may serve. microseconds: for a step, with its share of what comes before all
-// steps.
+// A plan with all steps in a launch, that may serve. microseconds: for a step, with its share of what comes
+// before all steps.
 struct Candidate {
   CudaPlan plan;
   std::string obstacle;
@@ -88,7 +87,9 @@ std::string obstacle(const CudaProblem& p, CudaSchedule schedule) {
   if (p.stride >= kMostStride) return "steps lie too far apart for " + of;
   if (p.T == 0) return "no steps";
   if (p.T * p.B >= kMostPositions) return "too many steps for " + of;
-  if (p.B * p.G >= kMostRowsOfGroups) return "too many rows for " + of;
+  // Blocks are counted likewise.
+  const int64_t of_a_row = schedule == CudaSchedule::cta ? 1 : CrewShape::kMostCrew;
+  if (p.B * p.G >= kMostPositions / of_a_row) return "too many rows for " + of;
   return "";
 }
 

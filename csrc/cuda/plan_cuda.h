@@ -108,14 +108,13 @@ struct CudaPlan {
   CudaSchedule schedule = CudaSchedule::stepwise;
   Arithmetic arithmetic = Arithmetic::fma;
   // Stepwise: 0, down to weight_registers.
-  int crew = 0;     // blocks of threads that share rows: 1 for cta
-  int cluster = 0;  // blocks of a thread-block cluster: 1 for cta, and for a grid without
-  int rows = 0;     // of the batch that a crew owns
-  int units = 0;    // that each block has
-  int64_t launches =
-      1;               // one after the other, of as many crews each: what is not on the GPU at the same time
-  int64_t blocks = 0;  // of a launch
-  int threads = 0;     // of a block
+  int crew = 0;                  // blocks of threads that share rows: 1 for cta
+  int cluster = 0;               // blocks of a thread-block cluster: 1 for cta, and for a grid without
+  int rows = 0;                  // of the batch that a crew owns
+  int units = 0;                 // that each block has
+  int64_t launches = 1;          // one after the other, each of crews that are on the GPU at the same time
+  int64_t blocks = 0;            // of a launch
+  int threads = 0;               // of a block
   int64_t shared_memory = 0;     // bytes of a block
   int64_t weight_registers = 0;  // bytes of weights that a block keeps in registers
   int64_t exchange_bytes = 0;    // grid: of global memory, in which its crews hand on operands

@@ -51,7 +51,7 @@ Product::Product(const Tensor& to, const Tensor& a, const Tensor& b, std::option
       a_(a),
       b_(b),
       blas_(tf32 || a.scalar_type() != ScalarType::Float ? blas() : std::nullopt),
-      math_(tf32.value_or(false) ? Blas::tf32 : Blas::in_full),
+      math_(tf32.value_or(false) && a.scalar_type() == ScalarType::Float ? Blas::tf32 : Blas::in_full),
       left_(b_),
       right_(a_),
       result_(to_) {

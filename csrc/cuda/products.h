@@ -8,9 +8,9 @@
 
 namespace rnnfast::cuda {
 
-// to = a b, as often as it is run, in the stream that was torch's in the beginning: for matrices or batches
-// of them, where `to` has contiguous rows; of 16-bit values also to float32. tf32: whether float32 may be
-// rounded to TF32; absent: as torch's own products are set.
+// to = a b, as often as it is run: for matrices or batches of them, where `to` has contiguous rows; of 16-bit
+// values also to float32. On the present device and in torch's stream, neither of which may become another
+// one until it is run. tf32: whether float32 may be rounded to TF32; absent: as torch's own products are set.
 //
 // By the cuBLAS that torch has loaded, not by torch's operators: these have one setting for all products,
 // where layers follow that of cuDNN's RNNs; and a product for each step waits for the host, of which an

@@ -63,11 +63,22 @@ MOST_ABREAST = 8
 
 
 def microseconds(
-    wave: Wave, layers: int, steps: int, step: float, products: float, trains: bool, captured: bool
+    wave: Wave,
+    layers: int,
+    steps: int,
+    step: float,
+    products: float,
+    launches: int,
+    trains: bool,
+    captured: bool,
 ) -> float:
-    """Of a stack, where a layer's step takes so long, and its share of the products of all steps."""
+    """Of a stack, where a layer's step takes so long, and its share of the products of all steps.
+
+    Args: launches: of a chunk, one after the other.
+    """
     chunk = -(-steps // wave.chunks)
-    of_gpu = chunk * (step + wave.abreast * products) + START[trains]  # products have what others leave of the GPU
+    # Products have what others leave of the GPU.
+    of_gpu = chunk * (step + wave.abreast * products) + launches * START[trains]
     of_host = wave.abreast * (IN_A_GRAPH if captured else HOST)[trains]
     turns = wave.chunks + wave.abreast - 1
     return -(-layers // wave.abreast) * turns * max(of_gpu, of_host)
@@ -98,16 +109,17 @@ def plan(
     products = (4 if trains else 1) * B * H * GATES[cell] * H / rate
     times: dict[Wave, float] = {}
     for abreast in range(1, min(layers, MOST_ABREAST) + 1):
-        step = 0.0
+        step, launches = 0.0, 1
         for pass_ in ("forward", "bptt")[: 1 + trains]:
             given: Any = dict(dtype=dtype, limits=limits, pass_=pass_, beside=abreast - 1, **options)
             found: Any = _library.plan(cell, T, B, H, device="cuda", **given)
             step += found.microseconds if found.schedule != "stepwise" else math.inf
+            launches = max(launches, found.launches)
         if math.isinf(step):  # bound by the host's launches
             break
         for chunks in [n for n in CHUNKS if n * LEAST_STEPS <= T] if abreast > 1 else [1]:
             wave = Wave(abreast, chunks)
-            times[wave] = microseconds(wave, layers, T, step, products, trains, captured)
+            times[wave] = microseconds(wave, layers, T, step, products, launches, trains, captured)
     if not times:
         return None
     best = min(times, key=lambda wave: times[wave])

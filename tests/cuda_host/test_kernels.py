@@ -42,12 +42,15 @@ def wish(operators, schedule, rows, crew, arithmetic=None):
     operators.wish_cuda_plan("grid" if schedule == CLUSTERED else schedule, rows, crew, arithmetic, cluster)
 
 
-def wish_any(operators, schedule, dtype, crews=CREWS):
-    """A plan of random sizes."""
-    rows = random.choice([1, 2, 4])
+def wish_any(operators, schedule, problem, crews=CREWS):
+    """A plan of random sizes, of which a grid's members have threads for all rows of their units."""
+    crew, rows = random.choice(crews[schedule]), random.choice([1, 2, 4])
     if schedule in ("grid", CLUSTERED):
-        rows = 4 if dtype == torch.float64 else random.choice([4, 8, 16, 32])
-    wish(operators, schedule, rows, random.choice(crews[schedule]), random.choice([None, "mma"]))
+        members, H = crew[0] if schedule == CLUSTERED else crew, problem.w_hh.shape[1] // GATES[problem.cell]
+        units = -(-H // members // 4) * 4
+        possible = [n for n in (4, 8, 16, 32) if n * units <= 256]
+        rows = 4 if problem.gates.dtype == torch.float64 else random.choice(possible)
+    wish(operators, schedule, rows, crew, random.choice([None, "mma"]))
 
 
 def is_planned(operators, schedule):
@@ -72,7 +75,7 @@ def on_host(operators, monkeypatch):
 @pytest.mark.parametrize(("kind", "schedule"), served(KINDS))
 def test_options(on_host, kind, schedule, dtype):
     for problem in few(small_problems(kind, dtype)):
-        wish_any(on_host, schedule, dtype)
+        wish_any(on_host, schedule, problem)
         check_against_oracle(problem)
         assert is_planned(on_host, "stepwise" if problem.is_stepwise else schedule)
 
@@ -88,7 +91,7 @@ def test_many_problems(on_host, kind, schedule, dtype, seed):
     for problem in small_problems(kind, dtype):
         of_clusters = [2, 4, 8, 16]
         crews = {"cta": [None], "cluster": of_clusters, "scatter": of_clusters, "grid": [2, 3, 7]}
-        wish_any(on_host, schedule, dtype, {**CREWS, **crews})
+        wish_any(on_host, schedule, problem, {**CREWS, **crews})
         check_against_oracle(problem)
 
 
