@@ -101,17 +101,12 @@ class ClusterLink : public ClusterMember {
 };
 #endif
 
-template <class Pass, class S, class Product>
-__global__ void __launch_bounds__(CrewShape::kThreads, 1)
-    cluster_kernel(const __grid_constant__ CrewArguments<typename Product::Shape> a) {
+struct InCluster {
+  static constexpr bool kExists = RNNFAST_HAS_CLUSTERS;
 #if RNNFAST_HAS_CLUSTERS
-  run_crew<Pass, S, Product, Gather<ClusterLink, Product>>(a);
+  template <class S, class Product>
+  using Passing = Gather<ClusterLink, Product>;
 #endif
-}
-
-template <class Pass, class S, class Product>
-cudaError_t launch_cluster(const Run& run, const CudaPlan& plan) {
-  return launch_crew<Pass, S, Product>(cluster_kernel<Pass, S, Product>, run, plan);
-}
+};
 
 }  // namespace rnnfast::cuda

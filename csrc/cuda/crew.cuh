@@ -258,9 +258,17 @@ __device__ __forceinline__ void run_crew(const CrewArguments<typename Product::S
   link.leave();
 }
 
-template <class Pass, class S, class Product, class Shape = typename Product::Shape>
-cudaError_t launch_crew(void (*kernel)(CrewArguments<Shape>), const Run& run, const CudaPlan& plan) {
+// How: the members' Passing, if there is such a thing on the GPU that is compiled for.
+template <class Pass, class S, class Product, class How>
+__global__ void __launch_bounds__(CrewShape::kThreads, 1)
+    crew_kernel(const __grid_constant__ CrewArguments<typename Product::Shape> a) {
+  if constexpr (How::kExists) run_crew<Pass, S, Product, typename How::template Passing<S, Product>>(a);
+}
+
+template <class Pass, class S, class Product, class How>
+cudaError_t launch_crew(const Run& run, const CudaPlan& plan) {
   using Phase = OnlyPhase<Pass>;
+  using Shape = typename Product::Shape;
   constexpr Operand operand = Pass::kOperands[0];
   constexpr int ahead = Phase::kAhead.stream;
   const Recurrence& r = run.recurrence;
@@ -279,8 +287,9 @@ cudaError_t launch_crew(void (*kernel)(CrewArguments<Shape>), const Run& run, co
   for (int64_t first = 0; first < crews; first += at_once) {
     a.first_crew = static_cast<int>(first);
     const dim3 blocks(static_cast<unsigned>(std::min(at_once, crews - first) * shape.crew));
-    const cudaError_t error = launch(kernel, blocks, CrewShape::kThreads, shape.shared, run.stream, a,
-                                     {plan.cluster, plan.schedule == CudaSchedule::grid});
+    const cudaError_t error =
+        launch(crew_kernel<Pass, S, Product, How>, blocks, CrewShape::kThreads, shape.shared, run.stream, a,
+               {plan.cluster, plan.schedule == CudaSchedule::grid});
     if (error != cudaSuccess) return error;
     a.exchange.marks += static_cast<uint32_t>(r.T);
   }

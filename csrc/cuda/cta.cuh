@@ -25,17 +25,10 @@ class AloneLink {
   unsigned char* const operands_;
 };
 
-template <class Pass, class S, class Product>
-__global__ void __launch_bounds__(CrewShape::kThreads, 1)
-    cta_kernel(const __grid_constant__ CrewArguments<typename Product::Shape> a) {
-#if RNNFAST_HAS_MMA
-  run_crew<Pass, S, Product, Gather<AloneLink, Product>>(a);
-#endif
-}
-
-template <class Pass, class S, class Product>
-cudaError_t launch_cta(const Run& run, const CudaPlan& plan) {
-  return launch_crew<Pass, S, Product>(cta_kernel<Pass, S, Product>, run, plan);
-}
+struct Alone {
+  static constexpr bool kExists = RNNFAST_HAS_MMA;
+  template <class S, class Product>
+  using Passing = Gather<AloneLink, Product>;
+};
 
 }  // namespace rnnfast::cuda

@@ -103,17 +103,10 @@ class GridLink {
   const int member_, within_, members_, rest_;
 };
 
-template <class Pass, class S, class Product>
-__global__ void __launch_bounds__(CrewShape::kThreads, 1)
-    grid_kernel(const __grid_constant__ CrewArguments<typename Product::Shape> a) {
-#if RNNFAST_HAS_MMA
-  run_crew<Pass, S, Product, Gather<GridLink, Product>>(a);
-#endif
-}
-
-template <class Pass, class S, class Product>
-cudaError_t launch_grid(const Run& run, const CudaPlan& plan) {
-  return launch_crew<Pass, S, Product>(grid_kernel<Pass, S, Product>, run, plan);
-}
+struct InGrid {
+  static constexpr bool kExists = RNNFAST_HAS_MMA;
+  template <class S, class Product>
+  using Passing = Gather<GridLink, Product>;
+};
 
 }  // namespace rnnfast::cuda

@@ -66,17 +66,12 @@ class GatherAndScatter {
 };
 #endif
 
-template <class Pass, class S, class Product>
-__global__ void __launch_bounds__(CrewShape::kThreads, 1)
-    clustered_grid_kernel(const __grid_constant__ CrewArguments<typename Product::Shape> a) {
+struct InGridOfClusters {
+  static constexpr bool kExists = RNNFAST_HAS_CLUSTERS;
 #if RNNFAST_HAS_CLUSTERS
-  run_crew<Pass, S, Product, GatherAndScatter<Compute<S>, Product>>(a);
+  template <class S, class Product>
+  using Passing = GatherAndScatter<Compute<S>, Product>;
 #endif
-}
-
-template <class Pass, class S, class Product>
-cudaError_t launch_clustered_grid(const Run& run, const CudaPlan& plan) {
-  return launch_crew<Pass, S, Product>(clustered_grid_kernel<Pass, S, Product>, run, plan);
-}
+};
 
 }  // namespace rnnfast::cuda

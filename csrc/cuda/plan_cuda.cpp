@@ -259,17 +259,15 @@ void consider(Candidate& c, const CudaProblem& p, const PhaseSize& phase, const 
 
 // Numbers of clusters, of so many blocks each, that a grid's crews may have and are worth a try: at least
 // two.
-std::vector<int> clusters_of_a_crew(const CudaProblem& p, int cluster) {
+std::vector<int> clusters_of_a_crew(const CudaProblem& p, int rows, int cluster) {
   const int most = p.limits.clusters_of(cluster);
   std::vector<int> counts;
-  for (int count = 2; count <= most; count *= 2) counts.push_back(count);
-  // As many as there is room for, and the fewest whose members have so many units.
-  counts.push_back(most);
-  for (int units = CrewShape::kUnitsApart; units <= CrewShape::kThreads; units += CrewShape::kUnitsApart)
-    counts.push_back(static_cast<int>(std::min<int64_t>(ceil_div(p.H, int64_t{units} * cluster), most)));
-  std::sort(counts.begin(), counts.end());
+  if (most < 2) return counts;
+  // The fewest whose members have so many units, for all rows of which there are threads.
+  for (int units = CrewShape::kUnitsApart; units * rows <= CrewShape::kThreads;
+       units += CrewShape::kUnitsApart)
+    counts.push_back(static_cast<int>(std::clamp<int64_t>(ceil_div(p.H, int64_t{units} * cluster), 2, most)));
   counts.erase(std::unique(counts.begin(), counts.end()), counts.end());
-  counts.erase(counts.begin(), std::lower_bound(counts.begin(), counts.end(), 2));
   return counts;
 }
 
@@ -289,7 +287,7 @@ std::vector<Crew> possible_crews(const CudaProblem& p, CudaSchedule schedule, in
     if (p.wish_crew && *p.wish_crew >= 2 * cluster && *p.wish_crew % cluster == 0)
       crews.push_back({schedule, *p.wish_crew, cluster, rows});
     if (p.wish_crew) continue;
-    for (const int count : clusters_of_a_crew(p, cluster))
+    for (const int count : clusters_of_a_crew(p, rows, cluster))
       crews.push_back({schedule, count * cluster, cluster, rows});
   }
   return crews;

@@ -112,17 +112,12 @@ class Scatter {
 };
 #endif
 
-template <class Pass, class S, class Product>
-__global__ void __launch_bounds__(CrewShape::kThreads, 1)
-    scatter_kernel(const __grid_constant__ CrewArguments<typename Product::Shape> a) {
+struct Scattering {
+  static constexpr bool kExists = RNNFAST_HAS_CLUSTERS;
 #if RNNFAST_HAS_CLUSTERS
-  run_crew<Pass, S, Product, Scatter<Compute<S>, Product>>(a);
+  template <class S, class Product>
+  using Passing = Scatter<Compute<S>, Product>;
 #endif
-}
-
-template <class Pass, class S, class Product>
-cudaError_t launch_scatter(const Run& run, const CudaPlan& plan) {
-  return launch_crew<Pass, S, Product>(scatter_kernel<Pass, S, Product>, run, plan);
-}
+};
 
 }  // namespace rnnfast::cuda

@@ -15,15 +15,15 @@ template <class Pass, class S, template <class, class, CudaSchedule> class Produ
 cudaError_t run_crews(const Run& run, const CudaPlan& plan) {
   using Phase = OnlyPhase<Pass>;
   if (plan.schedule == CudaSchedule::cluster)
-    return launch_cluster<Pass, S, Product<Phase, S, CudaSchedule::cluster>>(run, plan);
+    return launch_crew<Pass, S, Product<Phase, S, CudaSchedule::cluster>, InCluster>(run, plan);
   if constexpr (Pass::kOperands[0].parts > 1)
     if (plan.schedule == CudaSchedule::scatter)
-      return launch_scatter<Pass, S, Product<Phase, S, CudaSchedule::scatter>>(run, plan);
+      return launch_crew<Pass, S, Product<Phase, S, CudaSchedule::scatter>, Scattering>(run, plan);
   if (plan.schedule == CudaSchedule::grid && plan.cluster > 1)
-    return launch_clustered_grid<Pass, S, Product<Phase, S, CudaSchedule::grid>>(run, plan);
+    return launch_crew<Pass, S, Product<Phase, S, CudaSchedule::grid>, InGridOfClusters>(run, plan);
   if (plan.schedule == CudaSchedule::grid)
-    return launch_grid<Pass, S, Product<Phase, S, CudaSchedule::grid>>(run, plan);
-  return launch_cta<Pass, S, Product<Phase, S, CudaSchedule::cta>>(run, plan);
+    return launch_crew<Pass, S, Product<Phase, S, CudaSchedule::grid>, InGrid>(run, plan);
+  return launch_crew<Pass, S, Product<Phase, S, CudaSchedule::cta>, Alone>(run, plan);
 }
 
 template <class Pass, class S>
@@ -33,7 +33,7 @@ cudaError_t run_with(const Run& run, const CudaPlan& plan) {
     if (plan.schedule != CudaSchedule::stepwise) {
       if constexpr (sizeof(S) == 2)
         if (plan.arithmetic == Arithmetic::fma)
-          return launch_cta<Pass, S, CrewFma<OnlyPhase<Pass>, S, CudaSchedule::cta>>(run, plan);
+          return launch_crew<Pass, S, CrewFma<OnlyPhase<Pass>, S, CudaSchedule::cta>, Alone>(run, plan);
       if constexpr (sizeof(S) != 8)
         if (plan.arithmetic == Arithmetic::mma) return run_crews<Pass, S, CrewMma>(run, plan);
       if constexpr (sizeof(S) != 2) return run_crews<Pass, S, CrewFma>(run, plan);

@@ -22,8 +22,10 @@ namespace {
 constexpr int kT = 7, kB = 3, kH = 21, kCrew = 4, kRows = 2, kGates = 4;
 using Forward = Elman<Tanh>::Forward;
 using Adjoint = Lstm::Adjoint;
-template <class Pass, CudaSchedule kSchedule>
-using Product = CrewFma<cuda::OnlyPhase<Pass>, float, kSchedule>;
+template <class Pass, CudaSchedule kSchedule, class How>
+cudaError_t launch(const cuda::Run& run, const CudaPlan& plan) {
+  return cuda::launch_crew<Pass, float, CrewFma<cuda::OnlyPhase<Pass>, float, kSchedule>, How>(run, plan);
+}
 using Values = std::vector<float>;
 
 Values random_values(int size, std::mt19937& random) {
@@ -74,8 +76,8 @@ cudaError_t run_elman(Layer& p, std::mt19937& random) {
   r.streams[Forward::kGates] = stream_of(x), r.streams[Forward::kY] = stream_of(p.y);
   r.matrices[Forward::kWhh] = {w.data(), kH * kH, kH, kH, kH};
   return p.plan.schedule == CudaSchedule::grid
-             ? cuda::launch_grid<Forward, float, Product<Forward, CudaSchedule::grid>>(p.run, p.plan)
-             : cuda::launch_cluster<Forward, float, Product<Forward, CudaSchedule::cluster>>(p.run, p.plan);
+             ? launch<Forward, CudaSchedule::grid, cuda::InGrid>(p.run, p.plan)
+             : launch<Forward, CudaSchedule::cluster, cuda::InCluster>(p.run, p.plan);
 }
 
 cudaError_t run_lstm_adjoint(Layer& p, std::mt19937& random) {
@@ -107,9 +109,8 @@ cudaError_t run_lstm_adjoint(Layer& p, std::mt19937& random) {
   r.streams[Adjoint::kDGates] = stream_of(p.y, kGates);
   r.matrices[Adjoint::kWhh] = {w.data(), width * kH, kH, width, kH};
   return p.plan.schedule == CudaSchedule::grid
-             ? cuda::launch_clustered_grid<Adjoint, float, Product<Adjoint, CudaSchedule::grid>>(p.run,
-                                                                                                 p.plan)
-             : cuda::launch_scatter<Adjoint, float, Product<Adjoint, CudaSchedule::scatter>>(p.run, p.plan);
+             ? launch<Adjoint, CudaSchedule::grid, cuda::InGridOfClusters>(p.run, p.plan)
+             : launch<Adjoint, CudaSchedule::scatter, cuda::Scattering>(p.run, p.plan);
 }
 
 }  // namespace

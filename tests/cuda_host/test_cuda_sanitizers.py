@@ -20,7 +20,7 @@ SANITIZERS = {
     "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DCUDA_HOST_ASAN"),
     "thread": ("-fsanitize=thread", "-DCUDA_HOST_TSAN"),
 }
-PROBLEMS = {"address": 3600, "thread": 900}
+PROBLEMS = {"address": 3000, "thread": 600}
 
 
 @pytest.fixture(scope="module", params=SANITIZERS)
