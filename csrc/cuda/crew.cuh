@@ -1,6 +1,6 @@
-// All steps in a launch, by crews: the blocks of a crew own rows of one group, which
-// never wait for those of other crews, and each member owns some of the units, whose weights it keeps on the
-// chip for all steps. What members put for the matrix of the next step goes to those who multiply it.
+// All steps in a launch, by crews: the blocks of a crew own rows of one group, which never wait for those of
+// other crews, and each member owns some of the units, whose weights it keeps on the chip for all steps. What
+// members put for the matrix of the next step goes to those who multiply it.
 //
 // How it gets there is the Link's business:
 //
