@@ -55,12 +55,8 @@ def work(row, T, limits):
 def fit(rows, works):
     """Microseconds of each kind of work: as estimated now, and fitted."""
     now = {name: cycles / MEGAHERTZ for name, cycles in _C.cuda_work_cycles().items()}
-    rates = {
-        "bf16": wavefront.PRODUCTS[torch.bfloat16],
-        "tf32": wavefront.PRODUCTS_IN_TF32,
-        "fp32": wavefront.PRODUCTS[torch.float32],
-    }
-    now |= {PRODUCTS + dtype: 1e6 / rate for dtype, rate in rates.items()}
+    for name, (dtype, tf32) in DTYPES.items():
+        now[PRODUCTS + name] = 1e6 / wavefront.rate_of_products(getattr(torch, dtype), tf32)
     names = [name for name in now if any(name in w for w in works)]
     times = np.array([row["us"] for row in rows])
     counts = np.array([[w.get(name, 0.0) * now[name] for name in names] for w in works])  # in units of now

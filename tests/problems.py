@@ -28,6 +28,12 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 4e-2, to
 op = torch.ops.rnnfast
 
 
+def most_rows(H, crew, dtype):
+    """That a grid's crew may own: members have a thread for each row of their units, which come in fours."""
+    units = -(-H // crew // 4) * 4
+    return min(256 // units, 4 if dtype == torch.float64 else 32)
+
+
 @dataclass(frozen=True)
 class Problem:
     """Arguments of the operators ``recurrence`` and ``recurrence_bptt``, over gates projected already."""

@@ -204,18 +204,15 @@ Room room(CudaSchedule schedule) {
           "W_hh does not fit the shared memory and registers of a block", ""};
 }
 
-// Of a step that crews take so many turns at.
-double microseconds_of(const WorkCount& work, int64_t turns) {
-  return work.cycles() * static_cast<double>(turns) / gpu::kHz * 1e6;
-}
+double microseconds_of(const WorkCount& work) { return work.cycles() / gpu::kHz * 1e6; }
 
-// Any step of a grid has that: its many plans need not be tried where another is faster.
-const WorkCount& least_of_a_grid() {
-  static const WorkCount least = [] {
+// Any step of a grid takes that long: its many plans need not be tried where another is faster.
+double least_of_a_grid() {
+  static const double least = [] {
     WorkCount fma, mma;
     fma[Work::grid_exchange] = fma[Work::step_fma] = fma[Work::gate] = 1;
     mma[Work::grid_exchange] = mma[Work::step_mma] = mma[Work::gate] = 1;
-    return fma.cycles() < mma.cycles() ? fma : mma;
+    return std::min(microseconds_of(fma), microseconds_of(mma));
   }();
   return least;
 }
@@ -226,11 +223,10 @@ void consider(Candidate& c, const CudaProblem& p, const PhaseSize& phase, const 
   constexpr bool kMma = std::is_same_v<Shape, CrewMmaShape>;
   const int bytes = kMma ? storage_bytes(p.dtype) : compute_bytes(p.dtype);
   const int64_t crews = ceil_div(p.B, int64_t{crew.rows}) * p.G, taken = turns(p.limits, crew, crews);
-  const double starts = static_cast<double>(taken) * gpu::kStart / static_cast<double>(p.T);
+  const double times = static_cast<double>(taken), starts = times * gpu::kStart / static_cast<double>(p.T);
   // Who waits for blocks of other clusters needs them all on the GPU.
   const bool resident = crew.schedule == CudaSchedule::grid;
-  if (c.plan.crew > 0 && resident && microseconds_of(least_of_a_grid(), taken) + starts >= c.microseconds)
-    return;
+  if (c.plan.crew > 0 && resident && times * least_of_a_grid() + starts >= c.microseconds) return;
   const Shape shape(phase, crew, bytes);
   if (!shape.possible || static_cast<int64_t>(shape.shared) > p.limits.shared_memory) return;
   if constexpr (!kMma)
@@ -239,7 +235,8 @@ void consider(Candidate& c, const CudaProblem& p, const PhaseSize& phase, const 
   if (taken == 0) return;
   WorkCount work = member_work(p, shape);
   add_exchange(work, crew.schedule, shape);
-  const double microseconds = microseconds_of(work, taken);
+  work *= times;
+  const double microseconds = microseconds_of(work);
   if (c.plan.crew > 0 && microseconds + starts >= c.microseconds) return;
   c.obstacle.clear();
   c.microseconds = microseconds + starts;
@@ -254,7 +251,6 @@ void consider(Candidate& c, const CudaProblem& p, const PhaseSize& phase, const 
   c.plan.exchange_bytes = resident ? c.plan.blocks / crew.size * shape.exchange_bytes() : 0;
   c.plan.microseconds = microseconds;
   c.plan.work = work;
-  c.plan.work *= static_cast<double>(taken);
 }
 
 // Numbers of clusters, of so many blocks each, that a grid's crews may have and are worth a try: at least
@@ -301,7 +297,7 @@ Candidate candidate(const CudaProblem& p, CudaSchedule schedule) {
   c.obstacle = room(schedule).weights;
   const PhaseSize phase = phase_sizes(p)[0];
   bool any = false;
-  for (const int rows : {1, 2, 4, CrewShape::kRowsAtATime, 16, CrewShape::kMostRows}) {
+  for (int rows = 1; rows <= CrewShape::kMostRows; rows *= 2) {
     if (p.wish_rows && rows != *p.wish_rows) continue;
     for (const Crew& crew : possible_crews(p, schedule, rows)) {
       any = true;
@@ -360,7 +356,7 @@ CudaPlan plan_cuda(const CudaProblem& problem) {
        {CudaSchedule::cta, CudaSchedule::cluster, CudaSchedule::scatter, CudaSchedule::grid}) {
     if (p.wish && schedule != *p.wish) continue;
     if (!p.wish && schedule == CudaSchedule::grid && best.plan.crew > 0 &&
-        best.microseconds <= microseconds_of(least_of_a_grid(), 1))
+        best.microseconds <= least_of_a_grid())
       continue;
     const Candidate c = candidate(p, schedule);
     if (first || (c.obstacle.empty() && (!best.obstacle.empty() || c.microseconds < best.microseconds)))

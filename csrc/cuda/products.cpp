@@ -83,8 +83,9 @@ void Product::run(int64_t rows) const {
                          b_.data_ptr(), type, left_.apart, a_.data_ptr(), type, right_.apart, zero,
                          to_.data_ptr(), type_of(to_), result_.apart, compute, Blas::by_default);
   }
-  require(!failed, "cuBLAS: a product of ", shape_of(a_), " and ", shape_of(b_), " failed with status ",
-          failed);
+  if (failed)
+    require(false, "cuBLAS: a product of ", shape_of(a_), " and ", shape_of(b_), " failed with status ",
+            failed);
 }
 
 void Product::run_by_torch(int64_t rows) const {

@@ -62,6 +62,11 @@ CHUNKS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 MOST_ABREAST = 8
 
 
+def rate_of_products(dtype: torch.dtype, tf32: bool) -> float:
+    """Multiply-adds a microsecond, of all steps."""
+    return PRODUCTS_IN_TF32 if tf32 and dtype == torch.float32 else PRODUCTS[dtype]
+
+
 def microseconds(
     wave: Wave,
     layers: int,
@@ -105,7 +110,7 @@ def plan(
     if T < 2 * LEAST_STEPS or B == 0:
         return None
     # W_ih x of all steps; backwards three more, for x, W_ih and W_hh.
-    rate = PRODUCTS_IN_TF32 if dtype == torch.float32 and options["tf32"] else PRODUCTS[dtype]
+    rate = rate_of_products(dtype, options["tf32"])
     products = (4 if trains else 1) * B * H * GATES[cell] * H / rate
     times: dict[Wave, float] = {}
     for abreast in range(1, min(layers, MOST_ABREAST) + 1):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from kinds import KINDS as LAYERS
 from kinds import make, random_hx, states
-from problems import CELLS, KINDS, SCATTERING, TOLERANCE, check_against_oracle, draw, small_problems
+from problems import CELLS, KINDS, SCATTERING, TOLERANCE, check_against_oracle, draw, most_rows, small_problems
 
 import rnnfast
 from rnnfast.modules import wavefront
@@ -69,10 +69,8 @@ def test_crews(kind, schedule, crew, cluster, dtype):
     seen = 0
     for H in (random.choice([13, 29]), random.choice([37, 130, 256]), random.choice([390, 512, 700])):
         # No more than a block's threads take.
-        threads, units = 256, -(-H // crew // 4) * 4
         possible = {"cta": [1], "grid": [1, 2, 4, 8, 16, 32]}.get(schedule, [1, 2, 4, 8])
-        most = min(threads // units, 4 if dtype == torch.float64 else 32)
-        rows = random.choice([n for n in possible if n <= max(most, 1)])
+        rows = random.choice([n for n in possible if n <= max(most_rows(H, crew, dtype), 1)])
         layout = random.choice(["time", "batch", "packed"])
         problem = draw(12, 9, H, 2, dtype, cell=kind, layout=layout, direction=random.randint(0, 2))
         with rnnfast.forced_plan(schedule, rows=rows, crew=crew, cluster=cluster):

@@ -47,9 +47,8 @@ def wish_any(operators, schedule, problem, crews=CREWS):
     crew, rows = random.choice(crews[schedule]), random.choice([1, 2, 4])
     if schedule in ("grid", CLUSTERED):
         members, H = crew[0] if schedule == CLUSTERED else crew, problem.w_hh.shape[1] // GATES[problem.cell]
-        units = -(-H // members // 4) * 4
-        possible = [n for n in (4, 8, 16, 32) if n * units <= 256]
-        rows = 4 if problem.gates.dtype == torch.float64 else random.choice(possible)
+        most = problems.most_rows(H, members, problem.gates.dtype)
+        rows = random.choice([n for n in (4, 8, 16, 32) if n <= most])
     wish(operators, schedule, rows, crew, random.choice([None, "mma"]))
 
 
