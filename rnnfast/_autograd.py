@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from . import _library, reference
 from ._noise import Rates
 from ._torch import (
+    KernelsFunction,
     apply,
     below_autograd,
     differentiable,
@@ -78,7 +78,7 @@ def _bptt(*args: Any, **options: Any) -> list[Tensor]:
         return op_bptt(*args, **options)
 
 
-class Recurrence(Function):
+class Recurrence(KernelsFunction):
     """The operator ``recurrence``, its tensors first; the backward pass calls `note`."""
 
     # What is kept is kept here, not in a setup_context of its own: that is a second call, which a small layer
@@ -126,7 +126,7 @@ class Recurrence(Function):
         return (*each, *absent)
 
 
-class Bptt(Function):
+class Bptt(KernelsFunction):
     """The operator ``recurrence_bptt``; y and `saved` are not differentiated, for the inputs determine them."""
 
     @staticmethod
@@ -160,7 +160,7 @@ class Bptt(Function):
         return (*(next(each) if needed else None for needed in asked), *(None,) * 8)
 
 
-class RowsAt(Function):
+class RowsAt(KernelsFunction):
     """The operator ``rows_at``, linear: its gradient goes where the rows came from."""
 
     @staticmethod

@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from . import _autograd
 from ._autograd import NORMS, TENSORS
 from ._noise import beginning_at
-from ._torch import below_autograd, in_legacy_vmap, without_autocast
+from ._torch import KernelsFunction, below_autograd, in_legacy_vmap, without_autocast
 from .reference import HAVE_C
 from .sequences import is_reversed
 
@@ -128,7 +127,7 @@ def _rows_of_both(carried: Tensor | None, given: Tensor | None, going_on: int, r
     return torch.cat([carried, others], 1)
 
 
-class Checkpointed(Function):
+class Checkpointed(KernelsFunction):
     """What :class:`~rnnfast._autograd.Recurrence` is, with so many steps to a chunk."""
 
     @staticmethod

@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad, profiler
+from torch.autograd.function import _SingleLevelFunction
 
 try:
     from torch._functorch.eager_transforms import enable_inplace_requires_grad
@@ -33,7 +34,7 @@ try:
     profiler._is_profiler_enabled, forward_ad._current_level, torch.compiler._is_compiling_flag  # noqa: B018
 except (ImportError, AttributeError) as error:
     raise ImportError(
-        f"rnnfast: torch {torch.__version__} lacks what rnnfast was written against, torch 2.10 to 2.13: {error}"
+        f"rnnfast: torch {torch.__version__} lacks what rnnfast was written against, torch 2.10 to 2.15: {error}"
     ) from error
 
 _P = ParamSpec("_P")
@@ -72,15 +73,21 @@ def in_legacy_vmap(*tensors: Tensor | None) -> bool:
     return any(t is not None and _is_legacy_batched(t) for t in tensors)
 
 
-def apply(function: type[Function], *args: Any) -> Any:
-    """``function.apply``, without the binding of the signature that it does on each call for torch.func's sake.
+class KernelsFunction(_SingleLevelFunction):
+    """A Function within an operator's kernel, which torch.func does not take over: its transforms wait above it.
 
-    It would also hand the Function over to torch.func; here the transforms are at work above us, and wait.
+    Nor does torch bind its signature at each call for torch.func's sake.
     """
+
+    _compiled_autograd_key = staticmethod(Function._compiled_autograd_key)
+
+
+def apply(function: type[KernelsFunction], *args: Any) -> Any:
+    """``function.apply``, for the transform that is calling."""
     if transformed():
         with enable_single_level_autograd_function():
-            return super(Function, function).apply(*args)
-    return super(Function, function).apply(*args)
+            return function.apply(*args)
+    return function.apply(*args)
 
 
 def is_within_a_kernel() -> bool:
@@ -110,6 +117,7 @@ def without_autocast(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 __all__ = [
+    "KernelsFunction",
     "any_autocast",
     "apply",
     "below_autograd",

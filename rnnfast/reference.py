@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ._noise import Noise, Rates
-from ._torch import apply, is_within_a_kernel, without_autocast
+from ._torch import KernelsFunction, apply, is_within_a_kernel, without_autocast
 from .sequences import Layout, is_reversed, packing
 
 
@@ -56,10 +56,8 @@ def _gru(around: Around, x: Tensor, hh: Tensor, h: Tensor) -> tuple[Tensor, ...]
     return (n + torch.sigmoid(x_z + h_z) * (h - n),)
 
 
-class _Bounded(Function):
+class _Bounds:
     """The same state; BPTT notes the norms of its gradient's rows and keeps them between -clip and clip."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(state: Tensor, clip: float | None, norms: Tensor | None) -> Tensor:
@@ -80,9 +78,18 @@ class _Bounded(Function):
         return tangent.view_as(tangent)
 
 
+class _Bounded(_Bounds, Function):
+    generate_vmap_rule = True
+
+
+class _BoundedWithinAKernel(_Bounds, KernelsFunction):
+    pass
+
+
 def _bounded(state: Tensor, clip: float | None, norms: Tensor | None = None) -> Tensor:
-    # Within a kernel, for the transform that is calling, not handed over to all of them.
-    return (partial(apply, _Bounded) if is_within_a_kernel() else _Bounded.apply)(state, clip, norms)
+    if is_within_a_kernel():
+        return apply(_BoundedWithinAKernel, state, clip, norms)
+    return _Bounded.apply(state, clip, norms)
 
 
 # How many gates a unit has.
