@@ -111,7 +111,8 @@ def _recurrence_bptt(
         B = _rows_of_batch(y, h0, batch_first, batch_sizes) if stretches is None else stretches.size(1)
     lead = y.shape[:-1] if w_ih is not None else y.shape[:-2]
     gates, norm = (*lead, G, K), cell == "layer_norm_lstm"
-    bias = (K + 2 * H * norm,) if G == 1 else (G, K + 2 * H * norm)
+    vector = K + 2 * H if norm else K
+    bias = (vector,) if G == 1 else (G, vector)
     given = [None if w is None else w.shape for w in (w_ih, w_hh, w_hr)]
     shapes = [gates if w_ih is None or input is None else input.shape, *given, bias, bias, (G, B, P)]
     inner = gates if norm else (*lead, G, H) if cell == "gru" else None

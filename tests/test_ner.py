@@ -20,7 +20,7 @@ from rnnfast.recipes.vocabulary import Vocabulary
 
 pytest.importorskip("accelerate", reason="training needs accelerate")
 pytest.importorskip("matplotlib", reason="figures need matplotlib")
-pytest.importorskip("seqeval", reason="entities are counted by seqeval")
+pytest.importorskip("sklearn", reason="entities are counted by scikit-learn")
 pytest.importorskip("torchcrf", reason="the CRF is pytorch-crf's")
 pytestmark = pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*:UserWarning")
 
@@ -129,6 +129,7 @@ def test_entities_are_counted_whole():
     scores = f1(truth, found)
     assert (scores["precision"], scores["recall"]) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
     assert scores["kinds"] == {"A": pytest.approx(2 / 3), "B": 0.0}
+    assert f1([["O"]], [["O"]]) == {"F1": 0.0, "precision": 0.0, "recall": 0.0, "kinds": {}}
     assert spans(["u", "v", "w", "x"], truth[0]) == [("u v", "A"), ("x", "B")]
 
 

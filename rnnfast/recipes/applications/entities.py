@@ -72,6 +72,23 @@ def begun(tags: Sequence[str]) -> list[str]:
     return found
 
 
+def places(tags: Sequence[str]) -> list[tuple[int, int, str]]:
+    """The first word of each entity, the one after its last, and its kind, where each begins with B-.
+
+    Example:
+        >>> places(["B-PER", "I-PER", "O", "B-LOC"])
+        [(0, 2, 'PER'), (3, 4, 'LOC')]
+    """
+    begins = [i for i, tag in enumerate(tags) if tag.startswith("B-")]
+    found = []
+    for begin in begins:
+        end = begin + 1
+        while end < len(tags) and tags[end].startswith("I-"):
+            end += 1
+        found.append((begin, end, tags[begin][2:]))
+    return found
+
+
 def split(documents: list[list[Tagged]], seed: int) -> tuple[list[Tagged], list[Tagged], list[Tagged]]:
     """Sentences of 70 % of the documents to train on, 10 % to choose by, 20 % held out; none is in two of them."""
     order = list(range(len(documents)))
@@ -82,4 +99,4 @@ def split(documents: list[list[Tagged]], seed: int) -> tuple[list[Tagged], list[
     return train, dev, test
 
 
-__all__ = ["Tagged", "begun", "read", "split"]
+__all__ = ["Tagged", "begun", "places", "read", "split"]

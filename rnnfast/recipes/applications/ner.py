@@ -154,13 +154,24 @@ def tagged(model: Any, sentences: list[Tensor], names: list[str]) -> list[list[s
 
 
 def f1(truth: list[list[str]], found: list[list[str]]) -> dict[str, Any]:
-    """Precision, recall and F1 of whole entities, and the F1 of each kind, by seqeval."""
-    metrics: Any = needs("seqeval.metrics", "recipes")
-    report = metrics.classification_report(truth, found, output_dict=True, zero_division=0)
-    total = report["micro avg"]
-    kinds = {kind: float(row["f1-score"]) for kind, row in report.items() if " avg" not in kind}
-    numbers = {"F1": total["f1-score"], "precision": total["precision"], "recall": total["recall"]}
-    return {**{name: float(value) for name, value in numbers.items()}, "kinds": kinds}
+    """Precision, recall and F1 of whole entities, and the F1 of each kind, as CoNLL's shared tasks count them."""
+    metrics: Any = needs("sklearn.metrics", "recipes")
+    each = [
+        {(row, *place) for row, tags in enumerate(sentences) for place in entities.places(tags)}
+        for sentences in (truth, found)
+    ]
+    either = sorted(set.union(*each))
+    kinds = sorted({kind for *_, kind in either})
+
+    def scores(places: list[Any]) -> list[float]:
+        # One more, in neither, counts for nothing, but scikit-learn takes no empty lists.
+        present = [[False, *(place in those for place in places)] for those in each]
+        score = metrics.precision_recall_fscore_support
+        return list(map(float, score(*present, average="binary", zero_division=0)[:3]))
+
+    precision, recall, both = scores(either)
+    of_kinds = {kind: scores([place for place in either if place[-1] == kind])[2] for kind in kinds}
+    return {"F1": both, "precision": precision, "recall": recall, "kinds": of_kinds}
 
 
 def by_heart(train: list[Tagged], sentences: list[Tagged]) -> list[list[str]]:
@@ -175,13 +186,7 @@ def by_heart(train: list[Tagged], sentences: list[Tagged]) -> list[list[str]]:
 
 def spans(words: list[str], tags: list[str]) -> list[tuple[str, str]]:
     """Entities of a sentence and their kinds."""
-    found: list[tuple[list[str], str]] = []
-    for word, tag in zip(words, tags, strict=True):
-        if tag.startswith("B-"):
-            found.append(([word], tag[2:]))
-        elif tag.startswith("I-") and found:
-            found[-1][0].append(word)
-    return [(" ".join(parts), kind) for parts, kind in found]
+    return [(" ".join(words[begin:end]), kind) for begin, end, kind in entities.places(tags)]
 
 
 @dataclass(frozen=True)
