@@ -46,7 +46,7 @@ def archive(files):
     written = io.BytesIO()
     others = {"README.md": b"sounds", "clips/one.wav": b"another", "data/clips/more/one.wav": b"deeper"}
     with zipfile.ZipFile(written, "w") as whole:
-        whole.mkdir("sounds-0123")
+        whole.writestr("sounds-0123/", b"")  # a folder
         for name, content in {**others, **{f"data/{n}": c for n, c in files.items()}}.items():
             whole.writestr(f"sounds-0123/{name}", content)
         whole.writestr("sounds-0123/data/clips/list.txt", b"")

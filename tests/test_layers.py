@@ -309,6 +309,7 @@ WRONG_ARGUMENTS = [
     ((5, 4), dict(batch_first=0)),
     ((5, 4, 0), {}),
 ]
+WRONG_SINCE_2_11 = [((0, 4), {}), ((5, 4), dict(bias=1)), ((5, 4), dict(batch_first=0))]
 
 
 @pytest.mark.parametrize(
@@ -324,6 +325,8 @@ WRONG_ARGUMENTS = [
     ids=str,
 )
 def test_wrong_constructor_arguments_get_torchs_error(name, args, options):
+    if torch.__version__ < (2, 11) and (args, options) in WRONG_SINCE_2_11:
+        pytest.skip("torch 2.10 says nothing of it")
     assert_same_error(name, lambda new: new(*args, **options))
 
 
