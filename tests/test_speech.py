@@ -71,7 +71,7 @@ TINY = dict(hidden_size=64, num_layers=1, cell="gru", dropout=0.0, mask=0, batch
 
 
 def test_tones_are_learnt_and_written_down(tones, tmp_path, capsys):
-    result = Speech(data=tones, output=tmp_path / "out", steps=240, **TINY).run()
+    result = Speech(data=tones, output=tmp_path / "out", steps=360, **TINY).run()
     strings = result.data["strings"]
     assert strings["word error rate"] < 0.1
     assert strings["letter error rate"] <= strings["word error rate"]
