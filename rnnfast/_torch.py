@@ -9,11 +9,11 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad, profiler
-from torch.autograd.function import _SingleLevelFunction
 
 try:
     from torch._functorch.eager_transforms import enable_inplace_requires_grad
     from torch._functorch.utils import enable_single_level_autograd_function, unwrap_dead_wrappers
+    from torch.autograd.function import _SingleLevelFunction
 
     # Calls an operator past its derivatives.
     below_autograd = torch._C._AutoDispatchBelowAutograd

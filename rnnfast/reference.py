@@ -79,11 +79,13 @@ class _Bounds:
 
 
 class _Bounded(_Bounds, Function):
+    """For torch.func, which takes it over."""
+
     generate_vmap_rule = True
 
 
 class _BoundedWithinAKernel(_Bounds, KernelsFunction):
-    pass
+    """For the transform that is calling."""
 
 
 def _bounded(state: Tensor, clip: float | None, norms: Tensor | None = None) -> Tensor:
