@@ -41,7 +41,7 @@ def test_sizes_around_tile_edges(kind, dtype):
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_small_sizes(kind, dtype):
     for T, B, H in itertools.product(range(1, 18), repeat=3):
-        if kind == "lstm normalised" and T > 4 and (dtype != torch.float64 or H < 8):
+        if kind == "lstm normalised" and ((H < 8 and T > 4) or (dtype != torch.float64 and T > 6)):
             continue  # what rounding lost grows with steps, the more the fewer units are normalised
         if kind.startswith("elman") or (T + B + H) % 3 == 0:
             check_against_oracle(draw_kind(kind, T, B, H, dtype=dtype))
