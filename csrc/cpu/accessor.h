@@ -173,8 +173,9 @@ class Accessor {
 
   Scalar units() const { return static_cast<Scalar>(units_); }
 
-  static Value tanh(Value v) { return rnnfast::tanh(v); }
-  static Value sigmoid(Value v) { return rnnfast::sigmoid(v); }
+  // Inlined wherever they are called: a call would have all vector registers stored and read again.
+  static RNNFAST_INLINE Value tanh(Value v) { return rnnfast::tanh(v); }
+  static RNNFAST_INLINE Value sigmoid(Value v) { return rnnfast::sigmoid(v); }
 
   static Value sqrt(Value v) {
     for (int lane = 0; lane < VL; ++lane) v[lane] = std::sqrt(v[lane]);

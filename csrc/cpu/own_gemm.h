@@ -52,6 +52,8 @@ class OwnProduct {
   static constexpr int VL = kLanes<S>;
   static constexpr Tile kTile = tile_for(kIsa, 1);
   static constexpr int kWidth = kTile.vectors * VL;
+  static constexpr int64_t kLineBytes = 64;
+  static constexpr int kToSecondLevel = 2;  // of caches, as __builtin_prefetch counts them
 
   // Rows whose run of terms stays in a core's second-level cache while all panels pass by.
   static constexpr int64_t kBlockRows = 64 * kTile.rows;
@@ -68,8 +70,11 @@ class OwnProduct {
       for (int64_t k = 0; k < K_; k += kRun) {
         const int64_t run = std::min(kRun, K_ - k);
         const Block block = block_of(m, rows, k, run);
-        for (int64_t n = first * kWidth; n < std::min(N_, last * kWidth); n += kWidth)
-          multiply_block(block, m, rows, n, k, run);
+        const int64_t begin = first * kWidth, end = std::min(N_, last * kWidth);
+        for (int64_t n = begin; n < end; n += kWidth) {
+          const bool ends = n + kWidth >= end;
+          multiply_block(block, m, rows, n, k, run, ends ? Place{k + run, begin} : Place{k, n + kWidth});
+        }
       }
     }
   }
@@ -89,24 +94,47 @@ class OwnProduct {
     return kept[index].data();
   }
 
-  // Rows that lie across memory, as those of a transposed array, are brought together first.
+  // Rows that lie across memory, as those of a transposed array, are brought together first, tile by tile. So
+  // that writing to all of them in turn does not take turns in a few sets of the cache, tiles begin a cache
+  // line later than they would. Copies are of a power of two, which the compiler makes a move or two: what
+  // they have too much of a tile the next term overwrites, or is in the line between tiles.
   Block block_of(int64_t m, int64_t rows, int64_t k, int64_t run) const {
     const S* from = a_ + m * a_row_ + k * a_column_;
     if (a_column_ == 1 || N_ <= kWidth) return {from, a_row_, a_column_, kTile.rows * a_row_};
-    S* const packed = room(0, kBlockRows * kRun);
+    constexpr int64_t kLine = kLineBytes / sizeof(S), kCopied = 8;
+    static_assert(kTile.rows <= kCopied && kCopied - kTile.rows <= kLine);
+    const int64_t tile = run * kTile.rows + kLine;
+    S* const packed = room(0, kBlockRows / kTile.rows * (kRun * kTile.rows + kLine));
     for (int64_t j = 0; j < run; ++j, from += a_column_) {
       S* to = packed + j * kTile.rows;
       int64_t i = 0;
-      for (; i + kTile.rows <= rows; i += kTile.rows, to += run * kTile.rows)
-        std::memcpy(to, from + i, kTile.rows * sizeof(S));
-      std::copy(from + i, from + rows, to);
+      for (; i + kCopied <= rows; i += kTile.rows, to += tile) std::memcpy(to, from + i, kCopied * sizeof(S));
+      for (; i < rows; i += kTile.rows, to += tile)
+        std::copy(from + i, from + std::min<int64_t>(rows, i + kTile.rows), to);
     }
-    return {packed, 1, kTile.rows, run * kTile.rows};
+    return {packed, 1, kTile.rows, tile};
+  }
+
+  // Terms from k on of the columns from n on.
+  struct Place {
+    int64_t k, n;
+  };
+
+  // Some rows, as many as are a share of a run, of a panel that comes to be packed: b may lie in memory, in
+  // pieces at distances that the processor does not foresee.
+  void prefetch(Place next, int64_t share, int64_t shares) const {
+    if (!in_rows_ || next.k >= K_) return;
+    const int64_t run = std::min(kRun, K_ - next.k), columns = columns_from(next.n);
+    const S* row = b_ + next.k * b_row_ + next.n;
+    for (int64_t k = run * share / shares; k < run * (share + 1) / shares; ++k)
+      for (int64_t j = 0; j < columns; j += kLineBytes / sizeof(S))
+        __builtin_prefetch(row + k * b_row_ + j, 0, kToSecondLevel);
   }
 
   // Adds the terms k .. k+run-1 of a block of rows from m on, for a panel; the first terms replace what is
-  // there.
-  void multiply_block(const Block& block, int64_t m, int64_t rows, int64_t n, int64_t k, int64_t run) const {
+  // there. `next`: what follows.
+  void multiply_block(const Block& block, int64_t m, int64_t rows, int64_t n, int64_t k, int64_t run,
+                      Place next) const {
     const int columns = columns_from(n);
     const bool as_it_lies = in_rows_ && columns % VL == 0 && rows <= 2 * kTile.rows;
     if (!as_it_lies) pack(n, columns, k, run, room(1, kWidth * kRun));
@@ -114,6 +142,7 @@ class OwnProduct {
     const S* a = block.data;
     for (int64_t i = 0; i < rows; i += kTile.rows, a += block.tile) {
       const int height = static_cast<int>(std::min<int64_t>(kTile.rows, rows - i));
+      if (!as_it_lies) prefetch(next, i / kTile.rows, ceil_div(rows, kTile.rows));
       const auto multiply_tile = multiply_sized<S, kTile.rows, kTile.vectors>(height, ceil_div(columns, VL));
       S* out = to_ + (m + i) * to_row_ + n;
       const auto multiply_to = [&](S* results, int64_t row, bool adds) {

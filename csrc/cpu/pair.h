@@ -52,8 +52,8 @@ class PairAccessor {
   Value carry(int i) const { return {first_.carry(i), second_.carry(i)}; }
   void keep(int i, Value v) { first_.keep(i, v.first), second_.keep(i, v.second); }
 
-  static Value tanh(Value v) { return {At::tanh(v.first), At::tanh(v.second)}; }
-  static Value sigmoid(Value v) { return {At::sigmoid(v.first), At::sigmoid(v.second)}; }
+  static RNNFAST_INLINE Value tanh(Value v) { return {At::tanh(v.first), At::tanh(v.second)}; }
+  static RNNFAST_INLINE Value sigmoid(Value v) { return {At::sigmoid(v.first), At::sigmoid(v.second)}; }
 
  private:
   At &first_, &second_;
