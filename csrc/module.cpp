@@ -36,7 +36,7 @@ PYBIND11_MODULE(_C, m) {
         problem.pass = pass_from_name(pass);
         problem.T = T, problem.B = B, problem.H = H, problem.G = G;
         problem.dtype = dtype_from_name(dtype);
-        problem.isa = isa_from_name(isa);
+        problem.isa = isa_from_name(isa), problem.bf16_dots = has_bf16_dots();
         problem.threads = threads;
         problem.processors = processors;
         problem.initial = initial;
@@ -116,6 +116,7 @@ PYBIND11_MODULE(_C, m) {
         info["torch"] = RNNFAST_BUILD_TORCH;
         info["compiler"] = __VERSION__;
         info["isas"] = RNNFAST_ISAS;
+        info["bf16_dots"] = has_bf16_dots();
 #if defined(_OPENMP)
         info["openmp"] = true;
 #else

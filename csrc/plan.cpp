@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <stdexcept>
 #include <tuple>
 #include <vector>
@@ -75,7 +76,7 @@ class Planner {
     plan.weights = best.weights;
     plan.tile = tile_;
     plan.tile_columns = tile_.vectors * lanes_;
-    plan.isa = name(p_.isa);
+    plan.isa = takes_bf16_dots(best) ? "avx512_bf16" : name(p_.isa);
     plan.seconds = seconds(best);
     plan.why = p_.wishes.schedule || p_.wishes.workers ? "as asked for"
                : p_.crowded                            ? "the processors are busy with something else"
@@ -163,6 +164,11 @@ class Planner {
     return matrix_seconds(input, rows_of(c) * static_cast<double>(p_.T), c) + packing_seconds(input, c);
   }
 
+  bool takes_bf16_dots(const Choice& c) const {
+    return p_.bf16_dots && p_.isa == Isa::avx512 && p_.dtype == Dtype::bf16 &&
+           c.weights == WeightLayout::packed;
+  }
+
   double rows_of(const Choice& c) const { return static_cast<double>(ceil_div(rows_, c.shares)); }
   double panels_of(const PhaseSize& phase, const Choice& c) const {
     return static_cast<double>(ceil_div(panels(phase), c.crew));
@@ -178,10 +184,10 @@ class Planner {
   double matrix_seconds(const PhaseSize& phase, double rows, const Choice& c) const {
     const bool in_place = c.weights == WeightLayout::in_place;
     const double K = static_cast<double>(phase.inner), vectors = vectors_of(phase, c);
-    double cycles =
-        K * std::max(rows * vectors / core::fmas_per_cycle(p_.isa),
-                     panels_of(phase, c) * std::ceil(rows / tile_for(p_.isa, phase.columns).rows) *
-                         core::kFmaLatency);
+    double cycles = (takes_bf16_dots(c) ? K / 2 : K) *
+                    std::max(rows * vectors / core::fmas_per_cycle(p_.isa),
+                             panels_of(phase, c) * std::ceil(rows / tile_for(p_.isa, phase.columns).rows) *
+                                 core::kFmaLatency);
     if (in_place && p_.pass == Pass::forward) {
       const double dots = core::kDots * std::ceil(K / lanes_) * lanes_ / core::fmas_per_cycle(p_.isa);
       cycles = vectors * rows * (dots + core::kLaneSums);
@@ -246,6 +252,18 @@ std::vector<PhaseSize> phase_sizes(const Problem& p) {
 }
 
 Plan plan(const Problem& problem) { return Planner(problem).plan(); }
+
+bool has_bf16_dots() {
+#if defined(__x86_64__)
+  static const bool has = [] {
+    const char* value = std::getenv("RNNFAST_BF16_DOTS");
+    return __builtin_cpu_supports("avx512bf16") && (!value || std::string(value) != "0");
+  }();
+  return has;
+#else
+  return false;
+#endif
+}
 
 std::string describe(const Plan& p) {
   return std::string(name(p.schedule)) + " workers=" + std::to_string(p.workers) +

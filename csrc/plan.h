@@ -76,6 +76,7 @@ struct Problem {
   Dtype dtype = Dtype::f32;
   bool int8 = false;  // weights of 8 bits, which need no rearranging
   Isa isa = Isa::baseline;
+  bool bf16_dots = false;  // as has_bf16_dots says
   int threads = 1;
   int processors = 1 << 20;  // threads beyond these would only take turns
   bool crowded = false;      // other programs have taken processors (cpu/team.h)
@@ -97,12 +98,16 @@ struct Plan {
   WeightLayout weights = WeightLayout::packed;
   Tile tile = {1, 1};
   int tile_columns = 1;
-  const char* isa = "";
+  const char* isa = "";  // avx512_bf16 where that instruction is used
   const char* why = "";
   double seconds = 0;  // as predicted for the machine that the planner's constants were measured on
 };
 
 Plan plan(const Problem& problem);
+
+// Whether this processor multiplies pairs of bfloat16 by an instruction of its own (AVX512_BF16), which
+// libraries do not take for granted; RNNFAST_BF16_DOTS=0 says no.
+bool has_bf16_dots();
 
 // Names as users write them ("elman_tanh", "bptt", "float32", "avx2"); throw std::invalid_argument otherwise.
 Cell cell_from_name(const std::string& name);

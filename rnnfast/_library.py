@@ -208,7 +208,8 @@ def plan(
           share rows own units each; ``"fallback"``, no compiled kernel serves.
         * ``workers``, and ``crew``: how many of them share rows.
         * ``weights``: ``"packed"``, rearranged for the kernel first; ``"in_place"``, read as they lie.
-        * ``tile`` (rows, columns) of the kernel, ``isa`` and ``why``.
+        * ``tile`` (rows, columns) of the kernel, ``isa`` and ``why``; ``isa`` is ``"avx512_bf16"`` where bfloat16
+          is multiplied by this processor's own instruction.
 
         For a GPU, one with
 
@@ -343,7 +344,11 @@ def forced_plan(
 
 
 def build_info() -> dict[str, Any]:
-    """What the compiled libraries were built with, and which one is in use (``isa_in_use``)."""
+    """What the compiled libraries were built with, and what is in use.
+
+    That is ``isa_in_use``, which library, and ``bf16_dots``, whether the processor's own products of bfloat16 serve
+    where it is ``"avx512"``.
+    """
     if ISA is None:
         return {"isa_in_use": None}
     from . import _C

@@ -74,11 +74,23 @@ def run_operator_tests(capability, isa, which):
     if f"offered {capability.upper()}" not in told:
         pytest.skip(f"this CPU does not have {capability.upper()}: {told}")
     assert f"'isa_in_use': '{isa}'" in told
-    files = [
-        str(TESTS / name) for name in ("test_recurrence.py", "test_math.py", "test_quantized.py", "test_noise.py")
-    ]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k"]
-    command.append(f"({which}) and not any_shape")
+    run_tests(OPERATOR_TESTS, f"({which}) and not any_shape", environment)
+
+
+def test_bfloat16_without_the_processors_own_products():
+    if not rnnfast.build_info()["bf16_dots"]:
+        pytest.skip("this CPU does not have AVX512_BF16, or RNNFAST_BF16_DOTS=0: all other tests run without")
+    environment = dict(RNNFAST_BF16_DOTS="0")
+    assert "'bf16_dots': False" in python(RUN_A_LAYER, **environment).stdout
+    run_tests(["test_bf16_dots.py", "test_recurrence.py"], "bf16_dots or (tile_edges and bfloat16)", environment)
+
+
+OPERATOR_TESTS = ["test_recurrence.py", "test_math.py", "test_quantized.py", "test_noise.py", "test_bf16_dots.py"]
+
+
+def run_tests(files, which, environment):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(TESTS / name for name in files)]
+    command += ["-k", which]
     result = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
 

@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "../recurrence.h"
-#include "vec.h"
+#include "sized.h"
 
 namespace rnnfast {
 namespace int8 {
@@ -126,58 +126,54 @@ struct Column {
   const float* scale;
 };
 
-// out[i][j] = sum over k of a[i][k] * w[k][j] for MR rows and NV vectors of columns, as they were before
+// run: out[i][j] = sum over k of a[i][k] * w[k][j] for MR rows and NV vectors of columns, as they were before
 // rounding.
-template <int MR, int NV, bool kVnni>
-void multiply(const Rows& a, int64_t first, const Column* columns, int64_t step, float* out,
-              int64_t out_row) {
-  const int16_t* rows[MR];
-  for (int i = 0; i < MR; ++i) rows[i] = a.row(first + i);
-  for (int64_t begin = 0; begin < a.pairs(); begin += kExact / 2) {
-    const int64_t end = std::min(a.pairs(), begin + kExact / 2);
-    Sums acc[MR][NV] = {};
-    for (int64_t k = begin; k < end; ++k) {
-      Words w[NV];
+template <bool kVnni>
+struct Product {
+  template <int MR, int NV>
+  static void run(const Rows& a, int64_t first, const Column* columns, int64_t step, float* out,
+                  int64_t out_row) {
+    const int16_t* rows[MR];
+    for (int i = 0; i < MR; ++i) rows[i] = a.row(first + i);
+    for (int64_t begin = 0; begin < a.pairs(); begin += kExact / 2) {
+      const int64_t end = std::min(a.pairs(), begin + kExact / 2);
+      Sums acc[MR][NV] = {};
+      for (int64_t k = begin; k < end; ++k) {
+        Words w[NV];
 #pragma GCC unroll 8
-      for (int j = 0; j < NV; ++j) {
-        Bytes bytes;
-        std::memcpy(&bytes, columns[j].weights + k * step, sizeof bytes);
-        w[j] = widened(bytes);
+        for (int j = 0; j < NV; ++j) {
+          Bytes bytes;
+          std::memcpy(&bytes, columns[j].weights + k * step, sizeof bytes);
+          w[j] = widened(bytes);
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < MR; ++i) {
+          int32_t pair;
+          std::memcpy(&pair, rows[i] + 2 * k, sizeof pair);
+          const Words x = bit_cast<Words>(Sums{} + pair);
+#pragma GCC unroll 8
+          for (int j = 0; j < NV; ++j) acc[i][j] = add_pairs<kVnni>(acc[i][j], x, w[j]);
+        }
       }
 #pragma GCC unroll 8
       for (int i = 0; i < MR; ++i) {
-        int32_t pair;
-        std::memcpy(&pair, rows[i] + 2 * k, sizeof pair);
-        const Words x = bit_cast<Words>(Sums{} + pair);
 #pragma GCC unroll 8
-        for (int j = 0; j < NV; ++j) acc[i][j] = add_pairs<kVnni>(acc[i][j], x, w[j]);
-      }
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < MR; ++i) {
-#pragma GCC unroll 8
-      for (int j = 0; j < NV; ++j) {
-        float* p = out + i * out_row + j * VL;
-        const Vec<float> sum =
-            __builtin_convertvector(acc[i][j], Vec<float>) * (load(columns[j].scale) * a.scales()[first + i]);
-        store(p, begin > 0 ? load(p) + sum : sum);
+        for (int j = 0; j < NV; ++j) {
+          float* p = out + i * out_row + j * VL;
+          const Vec<float> sum = __builtin_convertvector(acc[i][j], Vec<float>) *
+                                 (load(columns[j].scale) * a.scales()[first + i]);
+          store(p, begin > 0 ? load(p) + sum : sum);
+        }
       }
     }
   }
-}
-
-using Multiply = void (*)(const Rows&, int64_t, const Column*, int64_t, float*, int64_t);
+};
 
 // The kernel for `rows` <= MR rows and `vectors` <= NV vectors.
 template <int MR, int NV>
-Multiply multiply_sized(int rows, int vectors) {
-  if constexpr (NV > 1) {
-    if (vectors < NV) return multiply_sized<MR, NV - 1>(rows, vectors);
-  }
-  if constexpr (MR > 1) {
-    if (rows < MR) return multiply_sized<MR - 1, NV>(rows, vectors);
-  }
-  return has_vnni() ? multiply<MR, NV, true> : multiply<MR, NV, false>;
+auto product_of(int rows, int vectors) {
+  return has_vnni() ? sized<Product<true>, MR, NV>(rows, vectors)
+                    : sized<Product<false>, MR, NV>(rows, vectors);
 }
 
 }  // namespace int8

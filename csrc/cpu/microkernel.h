@@ -2,6 +2,7 @@
 #pragma once
 
 #include "shuffle.h"
+#include "sized.h"
 
 namespace rnnfast {
 
@@ -36,54 +37,33 @@ inline Vec<Compute<S>> vector_of_panel(const S* row, int j) {
   return load(row + j * VL);
 }
 
-// out[i][j] = sum over k of a[i][k] * panel[k][j], each sum taken in the order of k, for MR rows of `a`, NV
-// vectors of columns; `adds`: in addition to what is there. Rows lie `a_row`, `panel_row` and `out_row`
+// run: out[i][j] = sum over k of a[i][k] * panel[k][j], each sum taken in the order of k, for MR rows of `a`,
+// NV vectors of columns; `adds`: in addition to what is there. Rows lie `a_row`, `panel_row` and `out_row`
 // apart, the columns of `a` `a_column`.
-template <class S, int MR, int NV, int kPaired>
-void multiply(const Compute<S>* a, int64_t a_row, int64_t a_column, const S* panel, int64_t panel_row,
-              int64_t K, Compute<S>* out, int64_t out_row, bool adds) {
-  using V = Vec<Compute<S>>;
-  constexpr int VL = kLanes<S>;
-  V acc[MR][NV] = {};
-  for (int64_t k = 0; k < K; ++k, a += a_column, panel += panel_row) {
-    V w[NV];
+template <class S, int kPaired = 0>
+struct PanelProduct {
+  template <int MR, int NV>
+  static void run(const Compute<S>* a, int64_t a_row, int64_t a_column, const S* panel, int64_t panel_row,
+                  int64_t K, Compute<S>* out, int64_t out_row, bool adds) {
+    using V = Vec<Compute<S>>;
+    V acc[MR][NV] = {};
+    for (int64_t k = 0; k < K; ++k, a += a_column, panel += panel_row) {
+      V w[NV];
 #pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j) w[j] = vector_of_panel<S, kPaired>(panel, j);
+      for (int j = 0; j < NV; ++j) w[j] = vector_of_panel<S, kPaired>(panel, j);
 #pragma GCC unroll 8
-    for (int i = 0; i < MR; ++i) {
-      const Compute<S> x = a[i * a_row];
+      for (int i = 0; i < MR; ++i) {
+        const Compute<S> x = a[i * a_row];
 #pragma GCC unroll 8
-      for (int j = 0; j < NV; ++j) acc[i][j] += x * w[j];
+        for (int j = 0; j < NV; ++j) acc[i][j] += x * w[j];
+      }
     }
+    write_sums<Compute<S>>(acc, out, out_row, adds);
   }
-#pragma GCC unroll 8
-  for (int i = 0; i < MR; ++i) {
-#pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j) {
-      Compute<S>* p = out + i * out_row + j * VL;
-      store(p, adds ? load(p) + acc[i][j] : acc[i][j]);
-    }
-  }
-}
-
-template <class S>
-using Multiply = void (*)(const Compute<S>*, int64_t, int64_t, const S*, int64_t, int64_t, Compute<S>*,
-                          int64_t, bool);
+};
 
 // Terms summed in a row: rounding errors grow with these and with the number of runs, not with their product.
 constexpr int64_t kRun = 256;
-
-// The microkernel for `rows` <= MR rows and `vectors` <= NV vectors.
-template <class S, int MR, int NV, int kPaired = 0>
-Multiply<S> multiply_sized(int rows, int vectors) {
-  if constexpr (NV > 1) {
-    if (vectors < NV) return multiply_sized<S, MR, NV - 1, kPaired>(rows, vectors);
-  }
-  if constexpr (MR > 1) {
-    if (rows < MR) return multiply_sized<S, MR - 1, NV, kPaired>(rows, vectors);
-  }
-  return multiply<S, MR, NV, kPaired>;
-}
 
 // Rows of the batch and of the matrix that `dot` takes at a time: as many accumulators as hide the latency of
 // FMA and fit the registers.

@@ -143,7 +143,8 @@ class OwnProduct {
     for (int64_t i = 0; i < rows; i += kTile.rows, a += block.tile) {
       const int height = static_cast<int>(std::min<int64_t>(kTile.rows, rows - i));
       if (!as_it_lies) prefetch(next, i / kTile.rows, ceil_div(rows, kTile.rows));
-      const auto multiply_tile = multiply_sized<S, kTile.rows, kTile.vectors>(height, ceil_div(columns, VL));
+      const auto multiply_tile =
+          sized<PanelProduct<S>, kTile.rows, kTile.vectors>(height, ceil_div(columns, VL));
       S* out = to_ + (m + i) * to_row_ + n;
       const auto multiply_to = [&](S* results, int64_t row, bool adds) {
         multiply_tile(a, block.row, block.column, panel, as_it_lies ? b_row_ : kWidth, run, results, row,

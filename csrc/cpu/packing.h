@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "../cells/cell.h"
+#include "bf16_dots.h"
 #include "int8.h"
 #include "microkernel.h"
 
@@ -54,9 +55,9 @@ void pack_columns(const S* from, int64_t row, int count, int64_t K, S* to, int64
   }
 }
 
-// Packs one panel of group g.
+// Packs one panel of group g; in_pairs: as bf16_dots.h has it.
 template <class Phase, class S>
-void pack_panel(const Recurrence& r, int64_t g, int64_t panel, S* out) {
+void pack_panel(const Recurrence& r, int64_t g, int64_t panel, S* out, bool in_pairs) {
   using P = Panels<Phase, S>;
   constexpr int VL = kLanes<S>;
   const Matrix& m = r.matrices[Phase::kMatrix];
@@ -83,7 +84,12 @@ void pack_panel(const Recurrence& r, int64_t g, int64_t panel, S* out) {
     }
   }
   if constexpr (std::is_same_v<S, bf16>) {
-    for (int64_t k = 0; k < K; ++k) interleave_pairs(out + k * P::kWidth, P::kTile.vectors);
+    if (in_pairs) {
+      if (K % 2) std::fill_n(out + K * P::kWidth, P::kWidth, S{});
+      for (int64_t k = 0; k < K; k += 2) bf16_dots::pair_rows<P::kTile.vectors>(out + k * P::kWidth);
+    } else {
+      for (int64_t k = 0; k < K; ++k) interleave_pairs(out + k * P::kWidth, P::kTile.vectors);
+    }
   }
 }
 
@@ -98,21 +104,30 @@ class Weights {
     if (Phase::kColumns == 0 || r.matrices[Phase::kMatrix].scales) return 0;
     int64_t panels = P::count(r.units[Phase::kUnits]);
     if (kCanStay && in_place) panels = Phase::kTransposed && r.units[Phase::kUnits] % P::kUnits != 0;
-    return panels * P::kWidth * inner_size<Phase>(r);
+    return panels * P::kWidth * packed_terms(r, in_place);
   }
 
   // `packed`: where the panels of group g are or will be.
   Weights(const Recurrence& r, int64_t g, S* packed, bool in_place)
-      : r_(r), g_(g), packed_(packed), in_place_(kCanStay && in_place), K_(inner_size<Phase>(r)) {}
+      : r_(r),
+        g_(g),
+        packed_(packed),
+        in_place_(kCanStay && in_place),
+        in_pairs_(takes_pairs(in_place)),
+        K_(inner_size<Phase>(r)),
+        terms_(packed_terms(r, in_place)) {}
 
   void pack(int64_t panel) const {
-    if (!stays(panel)) pack_panel<Phase>(r_, g_, panel, packed(panel));
+    if (!stays(panel)) pack_panel<Phase>(r_, g_, panel, packed(panel), in_pairs_);
   }
 
   // To be called before rows are multiplied: all of them, `a_row` apart.
   void prepare(const Compute<S>* a, int64_t a_row, int64_t rows) {
     if constexpr (kMayBeInt8) {
       if (matrix().scales) rounded_.emplace(a, a_row, rows, K_), prepared_ = a, prepared_row_ = a_row;
+    }
+    if constexpr (kMayBePairs) {
+      if (in_pairs_) pairs_.emplace(a, a_row, rows, K_);
     }
   }
 
@@ -143,19 +158,25 @@ class Weights {
       }
     }
     const int vectors = static_cast<int>(blocks) * P::kColumns;
-    const auto one_run = [&](Multiply<S> multiply_panel, const S* columns, int64_t column_row) {
-      const int64_t k = run * kRun;
-      multiply_panel(a + k, a_row, 1, columns + k * column_row, column_row, std::min(kRun, K_ - k), results,
-                     result_row, run > 0);
+    const int64_t k = run * kRun, terms = std::min(kRun, K_ - k);
+    const auto one_run = [&](const auto& multiply_panel, const S* columns, int64_t column_row) {
+      multiply_panel(a + k, a_row, 1, columns + k * column_row, column_row, terms, results, result_row,
+                     run > 0);
     };
     constexpr int kRows = P::kTile.rows, kVectors = P::kTile.vectors;
+    if constexpr (kMayBePairs) {
+      if (in_pairs_)
+        return sized<bf16_dots::Product, kRows, kVectors>(rows, vectors)(
+            pairs_->row(a) + k, pairs_->stride(), packed(panel) + k * P::kWidth, P::kWidth, terms, results,
+            result_row, run > 0);
+    }
     if (!stays(panel))
-      return one_run(multiply_sized<S, kRows, kVectors, paired<S>(kVectors)>(rows, vectors), packed(panel),
-                     P::kWidth);
+      return one_run(sized<PanelProduct<S, paired<S>(kVectors)>, kRows, kVectors>(rows, vectors),
+                     packed(panel), P::kWidth);
     const Matrix& m = r_.matrices[Phase::kMatrix];
     const S* data = static_cast<const S*>(m.data) + g_ * m.group;
     if constexpr (Phase::kTransposed) {
-      one_run(multiply_sized<S, kRows, kVectors>(rows, vectors), data + panel * P::kUnits, m.row);
+      one_run(sized<PanelProduct<S>, kRows, kVectors>(rows, vectors), data + panel * P::kUnits, m.row);
     } else {
       int64_t unit = panel * P::kUnits;
       for (int block = 0; block < blocks; ++block, unit += VL) {
@@ -169,6 +190,14 @@ class Weights {
 
  private:
   static constexpr bool kMayBeInt8 = std::is_same_v<S, float> && !Phase::kTransposed && Phase::kColumns > 0;
+  static constexpr bool kMayBePairs = std::is_same_v<S, bf16> && kIsa == Isa::avx512 && Phase::kColumns > 0;
+
+  static bool takes_pairs(bool in_place) { return kMayBePairs && !(kCanStay && in_place) && has_bf16_dots(); }
+  // Of a packed panel.
+  static int64_t packed_terms(const Recurrence& r, bool in_place) {
+    const int64_t K = inner_size<Phase>(r);
+    return takes_pairs(in_place) ? ceil_div(K, 2) * 2 : K;
+  }
 
   const Matrix& matrix() const { return r_.matrices[Phase::kMatrix]; }
 
@@ -186,8 +215,8 @@ class Weights {
       columns[j] = {data + block * step * pairs + 2 * lane,
                     m.scales + g_ * all + block * gates * int8::kBlock + lane};
     }
-    int8::multiply_sized<P::kTile.rows, P::kTile.vectors>(rows, blocks * gates)(*rounded_, first, columns,
-                                                                                step, results, result_row);
+    int8::product_of<P::kTile.rows, P::kTile.vectors>(rows, blocks * gates)(*rounded_, first, columns, step,
+                                                                            results, result_row);
   }
 
   // The columns of a transposed matrix that belong to a panel lie together if there is one for each unit.
@@ -197,14 +226,15 @@ class Weights {
     if (matrix().scales) return true;
     return in_place_ && (!Phase::kTransposed || (panel + 1) * P::kUnits <= r_.units[Phase::kUnits]);
   }
-  S* packed(int64_t panel) const { return packed_ + (in_place_ ? 0 : panel) * P::kWidth * K_; }
+  S* packed(int64_t panel) const { return packed_ + (in_place_ ? 0 : panel) * P::kWidth * terms_; }
 
   const Recurrence& r_;
   int64_t g_;
   S* packed_;
-  bool in_place_;
-  int64_t K_;
-  std::optional<int8::Rows> rounded_;  // for weights of 8 bits
+  bool in_place_, in_pairs_;
+  int64_t K_, terms_;                     // of a sum, and of a packed panel
+  std::optional<bf16_dots::Rows> pairs_;  // for panels of pairs
+  std::optional<int8::Rows> rounded_;     // for weights of 8 bits
   const Compute<S>* prepared_ = nullptr;
   int64_t prepared_row_ = 1;
 };

@@ -83,6 +83,7 @@ void backend::plan_and_run(const Recurrence& r, Cell cell, Pass pass, Dtype dtyp
                            const OnGpu&) {
   Problem problem;
   problem.cell = cell, problem.pass = pass, problem.dtype = dtype, problem.isa = kIsa;
+  problem.bf16_dots = has_bf16_dots();
   // Rows that are active, on average: a step takes as long as it has such.
   problem.T = r.T;
   problem.B =

@@ -12,7 +12,6 @@ Plan run_schedule(const Recurrence& r, Plan plan) {
     Split<Pass, S>(r, plan.workers, plan.crew, plan.weights == WeightLayout::in_place).run();
   plan.tile = tile_of<S>(typename Pass::Phases{});
   plan.tile_columns = plan.tile.vectors * kLanes<S>;
-  plan.isa = name(kIsa);
   return plan;
 }
 

@@ -62,7 +62,9 @@ struct VecOf<double> {
   typedef double anywhere __attribute__((vector_size(kVectorBytes), aligned(sizeof(double))));
   typedef uint64_t bits __attribute__((vector_size(kVectorBytes)));
 };
+// What is stored as 16 bits, and the same wherever it lies.
 typedef uint16_t Half16 __attribute__((vector_size(kVectorBytes / 2)));
+typedef uint16_t Half16Anywhere __attribute__((vector_size(kVectorBytes / 2), aligned(sizeof(uint16_t))));
 }  // namespace detail
 
 // A vector of T, and unsigned integers of the same width and number.
@@ -148,23 +150,38 @@ inline void store(S* p, Vec<Compute<S>> v) {
   *reinterpret_cast<typename detail::VecOf<S>::anywhere*>(p) = v;
 }
 
+template <class S>
+inline void store_bits(S* p, detail::Half16 bits) {
+  *reinterpret_cast<detail::Half16Anywhere*>(p) = bits;
+}
+
+inline void store_upper_halves(bf16* p, Bits<float> bits) {
+#if defined(__AVX512F__)  // GCC 12 would do it by halves
+  store_bits(p, bit_cast<detail::Half16>(_mm512_maskz_cvtepi32_epi16(0xffff, bit_cast<__m512i>(bits >> 16))));
+#else
+  store_bits(p, __builtin_convertvector(bits >> 16, detail::Half16));
+#endif
+}
+
+// v rounded to bfloat16, to nearest even: the upper halves of 32 bits.
+inline Bits<float> rounded_to_bf16(Vec<float> v) {
+  const auto bits = bit_cast<Bits<float>>(v);
+  const auto rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  return v == v ? rounded : rounded * 0 + 0x7fc00000;
+}
+
 template <>
 inline void store(bf16* p, Vec<float> v) {
-  const auto bits = bit_cast<Bits<float>>(v);
-  const auto rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  const auto half = __builtin_convertvector(v == v ? rounded : rounded * 0 + 0x7fc0, detail::Half16);
-  std::memcpy(p, &half, sizeof half);
+  store_upper_halves(p, rounded_to_bf16(v));
 }
 
 template <>
 inline void store(f16* p, Vec<float> v) {
 #if defined(__AVX512F__)
-  _mm256_storeu_si256(
-      reinterpret_cast<__m256i*>(p),
-      _mm512_maskz_cvtps_ph(0xffff, bit_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  store_bits(p, bit_cast<detail::Half16>(_mm512_maskz_cvtps_ph(
+                    0xffff, bit_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)));
 #elif defined(__F16C__)
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
-                   _mm256_cvtps_ph(bit_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
+  store_bits(p, bit_cast<detail::Half16>(_mm256_cvtps_ph(bit_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT)));
 #else
   for (int i = 0; i < kLanes<f16>; ++i) p[i] = to_f16(v[i]);
 #endif
@@ -178,14 +195,7 @@ inline void store_unchanged(S* p, Vec<Compute<S>> v) {
 
 template <>
 inline void store_unchanged(bf16* p, Vec<float> v) {
-  const Bits<float> bits = bit_cast<Bits<float>>(v) >> 16;
-#if defined(__AVX512F__)  // GCC 12 would do it by halves
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
-                      _mm512_maskz_cvtepi32_epi16(0xffff, bit_cast<__m512i>(bits)));
-#else
-  const auto half = __builtin_convertvector(bits, detail::Half16);
-  std::memcpy(p, &half, sizeof half);
-#endif
+  store_upper_halves(p, bit_cast<Bits<float>>(v));
 }
 
 #if defined(__AVX512F__)
@@ -244,6 +254,8 @@ template <class S>
 inline Vec<Compute<S>> rounded(Vec<Compute<S>> v) {
   if constexpr (sizeof(S) == sizeof(Compute<S>)) {
     return v;
+  } else if constexpr (std::is_same_v<S, bf16>) {
+    return bit_cast<Vec<float>>(rounded_to_bf16(v) & 0xffff0000u);
   } else {
     S whole[kLanes<S>];
     store(whole, v);
