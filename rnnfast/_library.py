@@ -346,8 +346,8 @@ def forced_plan(
 def build_info() -> dict[str, Any]:
     """What the compiled libraries were built with, and what is in use.
 
-    That is ``isa_in_use``, which library, and ``bf16_dots``, whether it has the processor's own products of bfloat16
-    at its service if it is ``"avx512"``.
+    That is ``isa_in_use``, which library, and ``bf16_dots``, whether the avx512 library finds a processor that
+    multiplies bfloat16 by an instruction of its own.
     """
     if ISA is None:
         return {"isa_in_use": None}
