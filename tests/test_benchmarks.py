@@ -15,6 +15,8 @@ pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason=f"no {BENCHMARKS
 
 # At least one row of each test.
 ROWS = [
+    "test_bfloat16.py::test_bfloat16_forward[GRU-T50_B32_H32]",
+    "test_bfloat16.py::test_bfloat16_training[LSTM-T1_B1_H128]",
     "test_bounds.py::test_recording[LSTM-T50_B32_H32]",
     "test_bounds.py::test_clipping[RNN-T50_B32_H32]",
     "test_contention.py::test_beside_another_forward[T1_B1_H128]",
