@@ -61,6 +61,9 @@ struct Rows {
   // wanted. And those of this step, from the row that the batch calls 0.
   C *recorded, *recorded_now;
   int64_t recorded_panels;
+  // Room for Weights::prepare: of each member of the crew, and of the one who works.
+  C *rooms, *room;
+  int64_t room_size;
   Chunk<S> chunk;
 
   int64_t rows() const { return row_end - row_begin; }

@@ -110,7 +110,7 @@ template <class Phase, class S>
 RNNFAST_INLINE void multiply_run(const Rows<S>& w, Weights<AheadPhase<Phase>, S>& weights,
                                  const Run<Compute<S>>& run, int64_t panel_begin, int64_t panel_end) {
   constexpr int64_t kWidth = Panels<Phase, S>::kWidth;
-  weights.prepare(run.data, run.row, run.count);
+  weights.prepare(run.data, run.row, run.count, w.room);
   for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
     Compute<S>* results = w.chunk.results + (panel * w.chunk.rows + run.result) * kWidth;
     for (int64_t terms = 0; terms < weights.runs(panel); ++terms) {

@@ -9,8 +9,6 @@
 namespace rnnfast::backend {
 namespace {
 
-constexpr int64_t kBlock = 64;  // columns that are summed up together
-
 // Values of rows that lie `stride` apart, and products of such.
 template <class S>
 struct Summands {
@@ -18,10 +16,9 @@ struct Summands {
   int64_t stride;
 
   double operator()(int64_t row, int64_t column) const { return to_float(data[row * stride + column]); }
-  // A block's worth of columns of a row.
-  void prefetch(int64_t row, int64_t column) const {
+  void prefetch(int64_t row, int64_t column, int64_t columns) const {
     constexpr int64_t kLine = 64 / sizeof(S);
-    for (int64_t j = 0; j < kBlock; j += kLine) __builtin_prefetch(data + row * stride + column + j);
+    for (int64_t j = 0; j < columns; j += kLine) __builtin_prefetch(data + row * stride + column + j);
   }
 };
 template <class S>
@@ -29,18 +26,21 @@ struct Products {
   Summands<S> a, b;
 
   double operator()(int64_t row, int64_t column) const { return a(row, column) * b(row, column); }
-  void prefetch(int64_t row, int64_t column) const { a.prefetch(row, column), b.prefetch(row, column); }
+  void prefetch(int64_t row, int64_t column, int64_t columns) const {
+    a.prefetch(row, column, columns), b.prefetch(row, column, columns);
+  }
 };
 
 // Sums by columns, in double, since a plain sum of many rows is less exact than torch's.
 template <class S, class Value>
 void sum_columns(const Value& value, int64_t rows, int64_t width, S* sum) {
+  constexpr int64_t kBlock = 64;  // columns
   constexpr int64_t kAhead = 16;  // rows: pieces of them lie farther apart than the processor foresees
   const auto sum_block = [&](int64_t first) {
     const int64_t columns = std::min(kBlock, width - first);
     double sums[kBlock] = {};
     for (int64_t i = 0; i < rows; ++i) {
-      value.prefetch(std::min(rows - 1, i + kAhead), first);
+      value.prefetch(std::min(rows - 1, i + kAhead), first, columns);
       if (columns == kBlock) {
         for (int j = 0; j < kBlock; ++j) sums[j] += value(i, first + j);
       } else {

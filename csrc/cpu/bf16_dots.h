@@ -1,9 +1,6 @@
 // Products of bfloat16 values by the processor's own instruction for them (AVX512_BF16): two terms at a time,
-// each product exact and added in float32, in half the time of float32's.
+// each product exact and added in float32, in half the time of float32's. Subnormal values count as zero.
 #pragma once
-
-#include <algorithm>
-#include <vector>
 
 #include "sized.h"
 
@@ -33,16 +30,16 @@ void pair_rows(bf16* rows) {
   std::memcpy(rows, both, sizeof both);
 }
 
-// Rows rounded to bfloat16, with a zero behind an odd number of terms. In memory that the calling thread
-// keeps, until it makes others.
+// Rows rounded to bfloat16, with a zero behind an odd number of terms.
 class Rows {
  public:
-  Rows(const float* a, int64_t a_row, int64_t count, int64_t K)
-      : from_(a), from_row_(a_row), row_(ceil_to_vector(K)) {
-    if (static_cast<int64_t>(room().size()) < count * row_) room().resize(count * row_);
-    data_ = room().data();
+  // Values in `room`, for so many rows.
+  static int64_t size(int64_t count, int64_t K) { return count * row_of(K); }
+
+  Rows(const float* a, int64_t a_row, int64_t count, int64_t K, bf16* room)
+      : from_(a), from_row_(a_row), row_(row_of(K)), data_(room) {
     for (int64_t i = 0; i < count; ++i, a += a_row) {
-      bf16* to = data_ + i * row_;
+      bf16* to = room + i * row_;
       int64_t k = 0;
       for (; k + VL <= K; k += VL) store(to + k, load(a + k));
       if (k < K) store(to + k, load(a + k, static_cast<int>(K - k)));
@@ -54,15 +51,11 @@ class Rows {
   int64_t stride() const { return row_; }
 
  private:
-  static int64_t ceil_to_vector(int64_t K) { return (K + VL - 1) / VL * VL; }
-  static std::vector<bf16>& room() {
-    static thread_local std::vector<bf16> kept;
-    return kept;
-  }
+  static int64_t row_of(int64_t K) { return (K + VL - 1) / VL * VL; }
 
   const float* from_;
   int64_t from_row_, row_;
-  bf16* data_;
+  const bf16* data_;
 };
 
 // run: as PanelProduct's, for a panel of pairs; where K is odd, a last term of both is zero.

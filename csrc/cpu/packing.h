@@ -1,7 +1,7 @@
 // Weight matrices rearranged into the panels that the microkernel reads: for each panel of whole units, for
-// each k, the columns of [unit block][gate][lane] one behind the other, zero where units end. A matrix used
-// only a few times is read in place instead: dot products with its rows, or, applied transposed, its rows
-// times a value each, which need no rearranging.
+// each k, the columns of [unit block][gate][lane] one behind the other, zero where units end, or for two k at
+// a time (bf16_dots.h). A matrix used only a few times is read in place instead: dot products with its rows,
+// or, applied transposed, its rows times a value each, which need no rearranging.
 #pragma once
 
 #include <algorithm>
@@ -121,13 +121,22 @@ class Weights {
     if (!stays(panel)) pack_panel<Phase>(r_, g_, panel, packed(panel), in_pairs_);
   }
 
-  // To be called before rows are multiplied: all of them, `a_row` apart.
-  void prepare(const Compute<S>* a, int64_t a_row, int64_t rows) {
+  // Values that `prepare` needs room for.
+  static int64_t room_for(const Recurrence& r, bool in_place, int64_t rows) {
+    if constexpr (kMayBePairs) {
+      if (takes_pairs(in_place))
+        return ceil_div(bf16_dots::Rows::size(rows, inner_size<Phase>(r)) * sizeof(S), sizeof(Compute<S>));
+    }
+    return 0;
+  }
+
+  // To be called before rows are multiplied: all of them, `a_row` apart. `room`: until they have been.
+  void prepare(const Compute<S>* a, int64_t a_row, int64_t rows, [[maybe_unused]] Compute<S>* room) {
     if constexpr (kMayBeInt8) {
       if (matrix().scales) rounded_.emplace(a, a_row, rows, K_), prepared_ = a, prepared_row_ = a_row;
     }
     if constexpr (kMayBePairs) {
-      if (in_pairs_) pairs_.emplace(a, a_row, rows, K_);
+      if (in_pairs_) pairs_.emplace(a, a_row, rows, K_, reinterpret_cast<bf16*>(room));
     }
   }
 

@@ -160,7 +160,7 @@ void run_phase(Rows<S>& w, Weights<Phase, S> weights, int64_t panel_begin, int64
   if constexpr (Phase::kColumns > 0) {
     const int64_t multiplied = (entering_multiplied ? w.end : w.entering) - w.row_begin;
     weights.prepare(w.operands[Phase::kOperand][Phase::kSameStep], w.operand_stride[Phase::kOperand],
-                    multiplied);
+                    multiplied, w.room);
   }
   // Panels outermost: a panel stays in cache while all rows pass by it. Every other step takes them in
   // reverse, so that what is left in cache of a matrix larger than it is what comes next.

@@ -158,9 +158,23 @@ class Split {
     C* sums = carver.take(workers_ * kStatistics * rows);  // those of the first worker first
     for (int s = 0; s < kStatistics; ++s) w.sums[s] = sums + s * rows;
 
+    w.room_size = 0;
+    for_each_phase(Phases{}, [&](auto phase, int) {
+      using Phase = decltype(phase);
+      if constexpr (Phase::kColumns > 0) reserve_room<Phase>(w, rows);
+    });
     if constexpr (First::kAhead.stream >= 0) {
-      if (computes_ahead<First>(r_)) carve_chunk(piece, carver);
+      if (computes_ahead<First>(r_)) {
+        carve_chunk(piece, carver);
+        reserve_room<AheadPhase<First>>(w, w.chunk.rows);
+      }
     }
+    w.rooms = carver.take(crew_ * w.room_size);
+  }
+
+  template <class Phase>
+  void reserve_room(Rows<S>& w, int64_t rows) const {
+    w.room_size = std::max(w.room_size, Weights<Phase, S>::room_for(r_, in_place_, rows));
   }
 
   void carve_chunk(Piece& piece, Carver<C>& carver) const {
@@ -254,6 +268,7 @@ class Split {
 
   // A share of phases begin .. end-1 of a step.
   void run_phases(Rows<S>& w, int begin, int end, int share) const {
+    w.room = w.rooms + share * w.room_size;
     run_phases(w, begin, end, share, std::make_integer_sequence<int, kPhases>{});
   }
 

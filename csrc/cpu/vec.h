@@ -1,6 +1,6 @@
 // SIMD values of the instruction set that this library is compiled for, in GCC/Clang vector types: arithmetic
 // is written with operators, the same for every width. 16-bit dtypes are storage only; they are computed in
-// float32.
+// float32 (bf16_dots.h has an exception).
 #pragma once
 
 #include <cstdint>
