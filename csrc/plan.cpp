@@ -253,12 +253,14 @@ std::vector<PhaseSize> phase_sizes(const Problem& p) {
 
 Plan plan(const Problem& problem) { return Planner(problem).plan(); }
 
+bool switched_off(const char* variable) {
+  const char* value = std::getenv(variable);
+  return value && std::string(value) == "0";
+}
+
 bool has_bf16_dots() {
 #if defined(__x86_64__)
-  static const bool has = [] {
-    const char* value = std::getenv("RNNFAST_BF16_DOTS");
-    return __builtin_cpu_supports("avx512bf16") && (!value || std::string(value) != "0");
-  }();
+  static const bool has = __builtin_cpu_supports("avx512bf16") && !switched_off("RNNFAST_BF16_DOTS");
   return has;
 #else
   return false;

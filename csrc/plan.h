@@ -105,6 +105,9 @@ struct Plan {
 
 Plan plan(const Problem& problem);
 
+// Whether an environment variable is 0.
+bool switched_off(const char* variable);
+
 // Whether this processor multiplies pairs of bfloat16 by an instruction of its own (AVX512_BF16), which
 // libraries do not take for granted; RNNFAST_BF16_DOTS=0 says no.
 bool has_bf16_dots();

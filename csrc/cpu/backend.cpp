@@ -17,8 +17,7 @@ struct Summands {
 
   double operator()(int64_t row, int64_t column) const { return to_float(data[row * stride + column]); }
   void prefetch(int64_t row, int64_t column, int64_t columns) const {
-    constexpr int64_t kLine = 64 / sizeof(S);
-    for (int64_t j = 0; j < columns; j += kLine) __builtin_prefetch(data + row * stride + column + j);
+    prefetch_values<3>(data + row * stride + column, columns);
   }
 };
 template <class S>

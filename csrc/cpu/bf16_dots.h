@@ -36,8 +36,7 @@ class Rows {
   // Values in `room`, for so many rows.
   static int64_t size(int64_t count, int64_t K) { return count * row_of(K); }
 
-  Rows(const float* a, int64_t a_row, int64_t count, int64_t K, bf16* room)
-      : from_(a), from_row_(a_row), row_(row_of(K)), data_(room) {
+  Rows(const float* a, int64_t a_row, int64_t count, int64_t K, bf16* room) : row_(row_of(K)), data_(room) {
     for (int64_t i = 0; i < count; ++i, a += a_row) {
       bf16* to = room + i * row_;
       int64_t k = 0;
@@ -46,15 +45,13 @@ class Rows {
     }
   }
 
-  // The row that was made of the one at `a`.
-  const bf16* row(const float* a) const { return data_ + (a - from_) / from_row_ * row_; }
+  const bf16* row(int64_t i) const { return data_ + i * row_; }
   int64_t stride() const { return row_; }
 
  private:
-  static int64_t row_of(int64_t K) { return (K + VL - 1) / VL * VL; }
+  static int64_t row_of(int64_t K) { return ceil_div(K, VL) * VL; }
 
-  const float* from_;
-  int64_t from_row_, row_;
+  int64_t row_;
   const bf16* data_;
 };
 

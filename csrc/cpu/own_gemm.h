@@ -52,8 +52,6 @@ class OwnProduct {
   static constexpr int VL = kLanes<S>;
   static constexpr Tile kTile = tile_for(kIsa, 1);
   static constexpr int kWidth = kTile.vectors * VL;
-  static constexpr int64_t kLineBytes = 64;
-  static constexpr int kToSecondLevel = 2;  // of caches, as __builtin_prefetch counts them
 
   // Rows whose run of terms stays in a core's second-level cache while all panels pass by.
   static constexpr int64_t kBlockRows = 64 * kTile.rows;
@@ -101,7 +99,7 @@ class OwnProduct {
   Block block_of(int64_t m, int64_t rows, int64_t k, int64_t run) const {
     const S* from = a_ + m * a_row_ + k * a_column_;
     if (a_column_ == 1 || N_ <= kWidth) return {from, a_row_, a_column_, kTile.rows * a_row_};
-    constexpr int64_t kLine = kLineBytes / sizeof(S), kCopied = 8;
+    constexpr int64_t kLine = kCacheLine / sizeof(S), kCopied = 8;
     static_assert(kTile.rows <= kCopied && kCopied - kTile.rows <= kLine);
     const int64_t tile = run * kTile.rows + kLine;
     S* const packed = room(0, kBlockRows / kTile.rows * (kRun * kTile.rows + kLine));
@@ -127,8 +125,7 @@ class OwnProduct {
     const int64_t run = std::min(kRun, K_ - next.k), columns = columns_from(next.n);
     const S* row = b_ + next.k * b_row_ + next.n;
     for (int64_t k = run * share / shares; k < run * (share + 1) / shares; ++k)
-      for (int64_t j = 0; j < columns; j += kLineBytes / sizeof(S))
-        __builtin_prefetch(row + k * b_row_ + j, 0, kToSecondLevel);
+      prefetch_values<2>(row + k * b_row_, columns);
   }
 
   // Adds the terms k .. k+run-1 of a block of rows from m on, for a panel; the first terms replace what is

@@ -132,8 +132,9 @@ class Weights {
 
   // To be called before rows are multiplied: all of them, `a_row` apart. `room`: until they have been.
   void prepare(const Compute<S>* a, int64_t a_row, int64_t rows, [[maybe_unused]] Compute<S>* room) {
+    prepared_ = a, prepared_row_ = a_row;
     if constexpr (kMayBeInt8) {
-      if (matrix().scales) rounded_.emplace(a, a_row, rows, K_), prepared_ = a, prepared_row_ = a_row;
+      if (matrix().scales) rounded_.emplace(a, a_row, rows, K_);
     }
     if constexpr (kMayBePairs) {
       if (in_pairs_) pairs_.emplace(a, a_row, rows, K_, reinterpret_cast<bf16*>(room));
@@ -161,10 +162,9 @@ class Weights {
     // Of the last panel only the blocks that hold units.
     const int64_t blocks = std::min<int64_t>(P::kBlocks, ceil_div(units - panel * P::kUnits, VL));
     if constexpr (kMayBeInt8) {
-      if (rounded_) {
-        const int64_t first = (a - prepared_) / prepared_row_;
-        return multiply_int8(first, rows, panel * P::kUnits, static_cast<int>(blocks), results, result_row);
-      }
+      if (rounded_)
+        return multiply_int8(prepared(a), rows, panel * P::kUnits, static_cast<int>(blocks), results,
+                             result_row);
     }
     const int vectors = static_cast<int>(blocks) * P::kColumns;
     const int64_t k = run * kRun, terms = std::min(kRun, K_ - k);
@@ -176,8 +176,8 @@ class Weights {
     if constexpr (kMayBePairs) {
       if (in_pairs_)
         return sized<bf16_dots::Product, kRows, kVectors>(rows, vectors)(
-            pairs_->row(a) + k, pairs_->stride(), packed(panel) + k * P::kWidth, P::kWidth, terms, results,
-            result_row, run > 0);
+            pairs_->row(prepared(a)) + k, pairs_->stride(), packed(panel) + k * P::kWidth, P::kWidth, terms,
+            results, result_row, run > 0);
     }
     if (!stays(panel))
       return one_run(sized<PanelProduct<S, paired<S>(kVectors)>, kRows, kVectors>(rows, vectors),
@@ -209,6 +209,8 @@ class Weights {
   }
 
   const Matrix& matrix() const { return r_.matrices[Phase::kMatrix]; }
+  // Which of the prepared rows begins there.
+  int64_t prepared(const Compute<S>* a) const { return (a - prepared_) / prepared_row_; }
 
   void multiply_int8(int64_t first, int rows, int64_t unit, int blocks, float* results,
                      int64_t result_row) const {

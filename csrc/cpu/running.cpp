@@ -4,7 +4,6 @@
 #include <sched.h>
 #endif
 
-#include <cstdlib>
 #include <numeric>
 #include <thread>
 
@@ -23,10 +22,7 @@ thread_local Wishes wishes;
 
 Crowding crowding;
 // RNNFAST_YIELD=0: as many workers as planned, however crowded the machine is.
-const bool yields = [] {
-  const char* value = std::getenv("RNNFAST_YIELD");
-  return !value || std::string(value) != "0";
-}();
+const bool yields = !switched_off("RNNFAST_YIELD");
 
 // Processors that this process may run on.
 int processors() {

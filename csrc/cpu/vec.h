@@ -23,6 +23,7 @@ constexpr Isa kIsa = Isa::avx2;
 constexpr Isa kIsa = Isa::baseline;
 #endif
 constexpr int kVectorBytes = vector_bytes(kIsa);
+constexpr int64_t kCacheLine = 64;  // bytes
 
 struct bf16 {
   uint16_t bits;
@@ -247,6 +248,14 @@ void add_rounded(const void* a, const void* b, void* sum, int64_t size) {
     const int rest = static_cast<int>(size - i);
     store(to + i, load(x + i, rest) + load(y + i, rest), rest);
   }
+}
+
+// Asks for values that lie one behind the other, which will be read. kLocality: as __builtin_prefetch has it,
+// 3 for the first level of caches, 2 for the second.
+template <int kLocality, class S>
+inline void prefetch_values(const S* p, int64_t count) {
+  constexpr int64_t kLine = kCacheLine / sizeof(S);
+  for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(p + i, 0, kLocality);
 }
 
 // v as it reads back after being stored as S.
